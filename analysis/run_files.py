@@ -1,0 +1,150 @@
+"""The small files of a run folder beside its answers.
+
+Handed the folder; hands on configuration, environment, training records, baselines, cost and similarity as
+plain dictionaries. A file that must be there is asked for by name; one that may be absent gives `not_run`
+with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.errors import RunFolderError
+from analysis.leaves import Leaf, not_run
+
+CURVE_POINTS = 120
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run wrote beside its answers."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    baselines: Mapping[str, Mapping[str, Any]]
+    training: Sequence[Mapping[str, Any]]
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Aliases in the run's order."""
+        return tuple(self.config["encoders"])
+
+    def baseline(self, task: str) -> Mapping[str, Any]:
+        """Chance and majority of a task.
+
+        Raises:
+            RunFolderError: `baselines.json` has no entry for the task.
+        """
+        if task not in self.baselines:
+            known = ", ".join(self.baselines) or "none"
+            raise RunFolderError(
+                f"{self.folder / 'baselines.json'} has no entry for task {task!r} (it has: {known})"
+            )
+        return self.baselines[task]
+
+
+def read_run_files(folder: Path) -> RunFiles:
+    """Reads everything small.
+
+    Raises:
+        RunFolderError: `config.json` or `baselines.json` is missing or not what it should be.
+    """
+    config = read_json(folder / "config.json", needed=("encoders",))
+    if not isinstance(config["encoders"], Mapping) or not config["encoders"]:
+        raise RunFolderError(f"{folder / 'config.json'}: encoders must map each alias to its spec")
+    environment = read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
+    records = [read_json(path) for path in sorted((folder / "train").glob("*.json"))]
+    return RunFiles(
+        folder=folder,
+        config=config,
+        environment=environment,
+        baselines=read_json(folder / "baselines.json"),
+        training=[record for record in records if "model" in record],
+    )
+
+
+def read_json(path: Path, *, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """One JSON object from disk.
+
+    Raises:
+        RunFolderError: no such file, not JSON, no object, or a needed key is absent.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} is missing: is {path.parent} the folder of a finished run?") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} must hold a JSON object, found {type(content).__name__}")
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise RunFolderError(f"{path} lacks {', '.join(missing)}")
+    return content
+
+
+def training_of(files: RunFiles, task: str) -> dict[str, Any]:
+    """Steps and convergence of the models that answered a task: its own, else the joint one."""
+    masked = [record for record in files.training if record.get("mode") == "masked"]
+    models = [r for r in masked if r["model"] == task] or [r for r in masked if r["model"] == "joint"]
+    if not models:
+        reason = not_run("the run folder holds no training record of the masked model")
+        return {"steps": reason, "converged": reason}
+    return {
+        "steps": min(int(record["steps"]) for record in models),
+        "converged": all(bool(record["converged"]) for record in models),
+    }
+
+
+def training_summary(files: RunFiles) -> list[dict[str, Any]]:
+    """Every training record with its curves thinned to what a figure can show."""
+    keys = ("model", "mode", "seed", "steps", "examples_seen", "converged")
+    return [
+        {
+            **{key: record.get(key) for key in keys},
+            "losses": _thinned(record.get("losses", [])),
+            "select": _thinned(record.get("select", [])),
+        }
+        for record in files.training
+    ]
+
+
+def _thinned(curve: Sequence[Any]) -> list[Any]:
+    if len(curve) <= CURVE_POINTS:
+        return list(curve)
+    last = len(curve) - 1
+    return [curve[round(index * last / (CURVE_POINTS - 1))] for index in range(CURVE_POINTS)]
+
+
+def similarity_of(files: RunFiles) -> dict[str, Any]:
+    """Contents of `similarity.json` (see `analysis.similarity`), or why there are none."""
+    path = files.folder / "similarity.json"
+    if not path.exists():
+        return {"cka": not_run("the run folder holds no similarity.json")}
+    content = read_json(path)
+    content.setdefault("cka", not_run("similarity.json holds no CKA"))
+    return content
+
+
+def cost_of(files: RunFiles) -> dict[str, Any]:
+    """Parameters, GFLOPs, tokens and latency per encoder; what was not measured says so."""
+    path = files.folder / "cost.json"
+    content = read_json(path) if path.exists() else {}
+    why = "not measured in this run"
+    keys = ("params", "gflops", "tokens", "ms_per_image")
+    return {
+        alias: {
+            **content.get(alias, {}),
+            **{key: _number(content.get(alias, {}).get(key), why) for key in keys},
+        }
+        for alias in files.encoders
+    }
+
+
+def _number(value: object, why: str) -> float | int | Leaf:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else not_run(why)

@@ -1,0 +1,171 @@
+"""Words for numbers: every sentence of the report is made here, and none without its interval.
+
+Handed leaves of results.json; hands on short texts. Shares are given in percent, differences in points;
+wording depends on where the interval lies, so that a sentence cannot say more than its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.leaves import Leaf, is_run
+
+TASK_TITLES = {
+    "flickr30k": "Flickr30k retrieval",
+    "coco": "COCO retrieval",
+    "vqa": "VQA",
+    "gqa": "GQA",
+    "snli_ve": "SNLI-VE",
+    "hateful_memes": "Hateful Memes",
+}
+METRIC_TITLES = {
+    "accuracy": "accuracy",
+    "vqa_accuracy": "VQA accuracy",
+    "auroc": "AUROC",
+    "mean_recall": "mean recall",
+}
+LONGEST = 60
+
+
+def title_of(task: str) -> str:
+    """A task's customary name."""
+    return TASK_TITLES.get(task, task)
+
+
+def short(text: str, *, longest: int = LONGEST) -> str:
+    """A string from a dataset, cut so that it cannot flood the page."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def number(value: int | float, *, scale: float = 1.0, digits: int = 1, sign: bool = False) -> str:
+    """A number with a true minus sign and no negative zero."""
+    text = f"{value * scale:+.{digits}f}" if sign else f"{value * scale:.{digits}f}"
+    if float(text) == 0:
+        text = f"{0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def with_interval(
+    leaf: Leaf, *, scale: float = 1.0, digits: int = 1, unit: str = "", sign: bool = False
+) -> str:
+    """Value and interval, or that it was not run."""
+    if not is_run(leaf):
+        return "not run"
+    value = number(leaf["value"], scale=scale, digits=digits, sign=sign) + unit
+    if leaf["ci95"] is None:
+        return f"{value} (no interval)"
+    low, high = (number(end, scale=scale, digits=digits) for end in leaf["ci95"])
+    return f"{value} ({low} to {high})"
+
+
+def percent(leaf: Leaf) -> str:
+    """A share, such as `61.2 % (58.9 to 63.5)`."""
+    return with_interval(leaf, scale=100.0, unit="\u00a0%")
+
+
+def compact(leaf: Leaf) -> str:
+    """A share in percent without its unit, for narrow tables."""
+    return with_interval(leaf, scale=100.0)
+
+
+def points(leaf: Leaf) -> str:
+    """A difference, such as `+3.1 pt (1.2 to 5.0)`."""
+    return with_interval(leaf, scale=100.0, unit="\u00a0pt", sign=True)
+
+
+def plain_words(leaf: Leaf) -> str:
+    """A coefficient over encoders, or why there is none."""
+    if not is_run(leaf):
+        return f"not run ({leaf['not_run']})"
+    return f"{with_interval(leaf, digits=2)} over {leaf['n']:,} encoders"
+
+
+def coalition_words(encoders: Sequence[str]) -> str:
+    """A coalition as people write it."""
+    return " + ".join(encoders) if encoders else "none (text only)"
+
+
+def p_words(p: float) -> str:
+    """A p-value with the precision that resampling gives."""
+    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
+
+
+def compare(leaf: Leaf, *, what: str) -> str:
+    """A difference from a reference as a clause, worded by its interval."""
+    if not is_run(leaf):
+        return f"not compared with {what} ({leaf['not_run']})"
+    size = with_interval({**leaf, "value": abs(leaf["value"])}, scale=100.0, unit="\u00a0pt")
+    low, high = leaf["ci95"]
+    if high < 0:
+        size = with_interval(
+            {"value": -leaf["value"], "ci95": [-high, -low], "n": leaf["n"]}, scale=100.0, unit="\u00a0pt"
+        )
+        return f"{size} below {what}"
+    return f"{size} above {what}" if low > 0 else f"not told apart from {what} ({points(leaf)})"
+
+
+def headline(task: dict[str, Any]) -> str:
+    """What all encoders together achieve, against the floor and the best single encoder."""
+    full = task["coalitions"][-1]
+    best = task["best_single"]
+    single = f"the best single encoder, {best['encoder']}" if is_run(best) else "the best single encoder"
+    floor = f"the floor ({task['floor']['source']})"
+    metric = METRIC_TITLES.get(task["metric"], task["metric"])
+    return (
+        f"All encoders together reach {percent(full)} {metric} on {task['n']:,} examples of "
+        f"{task['images']:,} images (chance {number(task['chance'], scale=100.0)}\u00a0%): "
+        f"{compare(task['gain_over_floor'], what=floor)}, "
+        f"and {compare(task['gain_over_best_single'], what=single)}."
+    )
+
+
+def verdict_sentence(entry: dict[str, Any], interactions: Sequence[dict[str, Any]]) -> str:
+    """What dropping one encoder does, worded by grade, and with whom it shares what it knows."""
+    gain, name = entry["gain"], entry["encoder"]
+    if not is_run(gain):
+        return f"{name}: not evaluated ({gain['not_run']})."
+    evidence = f"Holm {p_words(entry['p_holm'])}"
+    detectable = f"this design detects {number(entry['detectable'], scale=100.0)}\u00a0pt or more"
+    low, high = gain["ci95"]
+    size = with_interval(gain, scale=100.0, unit="\u00a0pt")
+    if entry["grade"] == "redundant":
+        text = f"dropping {name} changes the score by {points(_negated(gain))}, within the 1\u00a0pt margin"
+    elif entry["grade"] == "harmful":
+        text = f"dropping {name} adds {points(_negated(gain))}; {evidence}"
+    elif entry["grade"] == "undetermined":
+        kind = "its interval includes zero" if low <= 0 <= high else "which does not survive correction"
+        text = f"dropping {name} costs {size}; {kind} ({evidence}; {detectable})"
+    else:
+        text = f"dropping {name} costs {size}; {evidence}"
+    return f"{text[0].upper()}{text[1:]}.{_partners(entry, interactions)}"
+
+
+def _partners(entry: dict[str, Any], interactions: Sequence[dict[str, Any]]) -> str:
+    shared = {
+        alias: i
+        for i in interactions
+        if entry["encoder"] in i["encoders"]
+        for alias in i["encoders"]
+        if alias in entry["replaceable_by"]
+    }
+    said = ", ".join(f"{alias}, interaction {points(shared[alias])}" for alias in entry["replaceable_by"])
+    return f" Shares what it knows with {said}." if said else ""
+
+
+def _negated(leaf: Leaf) -> Leaf:
+    low, high = leaf["ci95"]
+    return {**leaf, "value": -leaf["value"], "ci95": [-high, -low]}
+
+
+def training_words(task: dict[str, Any]) -> str:
+    """How long the model was trained, and whether that was long enough."""
+    if not isinstance(task["steps"], int):
+        return "How long the model was trained is not recorded."
+    state = (
+        "had converged"
+        if task["converged"]
+        else "had not converged, so longer training may change what it shows"
+    )
+    return f"The model saw {task['steps']:,} steps and {state}."

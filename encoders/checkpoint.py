@@ -1,0 +1,68 @@
+"""Local checkpoint folders: what must lie in one, checked before a library is asked to load it.
+
+Only safetensors are loaded: a pickled checkpoint can run code, so it is refused by name rather than tried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from encoders.errors import EncoderError, nearest
+from encoders.spec import EncoderSpec
+
+
+def local_files(
+    spec: EncoderSpec, folder: Path, *, config: str, weights: str, needs: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The folder's config as a dictionary, once its files are known to be there and readable.
+
+    Args:
+        config: file name of the JSON description.
+        weights: file name of the safetensors.
+        needs: keys that the config must have.
+
+    Raises:
+        EncoderError: the folder or a file is absent, not JSON, not safetensors, or lacks a key.
+    """
+    if not folder.is_dir():
+        siblings = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
+        raise EncoderError(f"encoder {spec}: there is no folder {folder}; {nearest(folder.name, siblings)}")
+    for name in (config, weights):
+        if not (folder / name).is_file():
+            pickles = sorted(
+                path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
+            )
+            why = f"; pickled weights ({', '.join(pickles)}) are not loaded, convert them" if pickles else ""
+            raise EncoderError(f"encoder {spec}: {folder} has no {name}{why}")
+    settings = read_json(spec, folder / config)
+    for key in needs:
+        if key not in settings:
+            raise EncoderError(f"encoder {spec}: {folder / config} lacks {key!r}")
+    try:
+        with safe_open(folder / weights, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise EncoderError(
+            f"encoder {spec}: {folder / weights} is no whole safetensors file: {error}"
+        ) from error
+    return settings
+
+
+def read_json(spec: EncoderSpec, file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        EncoderError: it is no JSON object.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"encoder {spec}: {file} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise EncoderError(f"encoder {spec}: {file} must hold a JSON object")
+    return value

@@ -1,0 +1,112 @@
+"""`python -m experiments.combine`: features, training, all coalitions, controls and the complementarity report.
+
+Without arguments it runs the embedded default: a rendered world, four shipped encoders, six tasks. A cell that is
+finished is never done twice. From Python: `experiments.combine.run(config)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.config import RunConfig
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags; none of them needs torch."""
+    made = argparse.ArgumentParser(prog="python -m experiments.combine", description=__doc__)
+    made.add_argument("--preset", default=None, help="demo (default), tiny or base")
+    made.add_argument(
+        "--config", type=Path, help="a JSON file such as a run's config.json, instead of a preset"
+    )
+    made.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="such as train.lr=1e-4"
+    )
+    made.add_argument("--tasks", nargs="+", help="flickr30k coco vqa gqa snli_ve hateful_memes")
+    made.add_argument(
+        "--encoders", nargs="+", metavar="ALIAS=SPEC", help="such as clip=open_clip:ViT-B-32/openai?pool=7x7"
+    )
+    made.add_argument("--data", help="folder with one folder per dataset; default: the embedded world")
+    made.add_argument(
+        "--images", nargs="+", metavar="TASK=FOLDER", default=[], help="where a task's images lie"
+    )
+    made.add_argument("--fusion", help="fusion operator")
+    made.add_argument("--text", help="text trunk: demo, scratch, or a folder with a BERT checkpoint")
+    made.add_argument("--run", help="name of the run's folder")
+    made.add_argument("--runs", help="folder of all runs (default: runs)")
+    made.add_argument("--cache", help="folder of features and the embedded world (default: cache)")
+    made.add_argument("--seeds", nargs="+", type=int, help="training seeds")
+    made.add_argument("--device", help="cpu, cuda or cuda:0 (default: what accelerate finds)")
+    return made
+
+
+def configure(args: argparse.Namespace) -> RunConfig:
+    """The configuration that the flags ask for. Raises ConfigError, EncoderError."""
+    from dataclasses import replace
+
+    from encoders.spec import parse_specs
+    from experiments import config as settings
+    from experiments.errors import ConfigError, near
+
+    if args.config is not None and args.preset is not None:
+        raise ConfigError(f"--config {args.config} and --preset {args.preset} exclude each other: give one")
+    config = settings.read_config(args.config) if args.config else settings.preset(args.preset or "demo")
+    if args.encoders:
+        specs = parse_specs(args.encoders)
+        named = zip(specs, args.encoders, strict=True)
+        config = replace(config, encoders={s.alias: text.removeprefix(f"{s.alias}=") for s, text in named})
+    images = dict(config.images)
+    for item in args.images:
+        task, equals, folder = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--images {item!r} is not TASK=FOLDER")
+        images[task] = folder
+    for task in args.tasks or ():
+        if task not in settings.TASKS:
+            raise ConfigError(f"unknown task {task!r}; {near(task, settings.TASKS)}")
+    fusion = {
+        key: value for key, value in (("operator", args.fusion), ("text", args.text)) if value is not None
+    }
+    config = replace(config, images=images, fusion=replace(config.fusion, **fusion))
+    config = settings.with_values(
+        config,
+        tasks=tuple(args.tasks) if args.tasks else None,
+        data=args.data,
+        run=args.run,
+        runs=args.runs,
+        cache=args.cache,
+        seeds=tuple(args.seeds) if args.seeds else None,
+        device=args.device,
+    )
+    return settings.check(settings.override(config, args.settings))
+
+
+def run(config: RunConfig, *, say: Callable[[str], None] = print) -> Path:
+    """Runs everything that is not there yet and writes the report; returns the run folder."""
+    from experiments.pipeline import run_pipeline
+
+    return run_pipeline(config, say=say)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0; 1 for an error that the user can mend, told in one line."""
+    args = parser().parse_args(argv)
+    from experiments.errors import user_errors
+
+    try:
+        run(configure(args))
+    except user_errors() as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,264 @@
+"""The settings of a run: presets are functions that return a whole `RunConfig`; flags and `--set` change single values.
+
+Handed a preset's name, files and flags; hands on a frozen configuration that round-trips through JSON exactly,
+`None` included. Unknown keys and values of the wrong type are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.errors import ConfigError, near
+from fusion.config import FusionConfig
+
+TASKS = ("flickr30k", "coco", "vqa", "gqa", "snli_ve", "hateful_memes")
+DEMO_ENCODERS = {name: f"demo:{name}" for name in ("vit", "clip", "dino", "convnext")}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How models are trained.
+
+    Attributes:
+        joint: one trunk with a head per task, or one model per task.
+        steps: optimizer steps of a masked model; `blind_steps` of a text-only one.
+        batch_size: examples a step, split into `groups` that share one coalition each.
+        ve_dropout: chance of each encoder to be dropped; `empty` that all are.
+        lr: peak learning rate, warmed up over `warmup` of the steps, then decayed linearly to 0.
+        weights: share of the steps that each task gets, where not 1.
+        precision: of the forward pass.
+        min_count: occurrences that put an answer into the VQA vocabulary.
+    """
+
+    joint: bool = False
+    steps: int = 20_000
+    blind_steps: int = 5_000
+    batch_size: int = 96
+    groups: int = 3
+    ve_dropout: float = 0.5
+    empty: float = 0.1
+    lr: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    weights: dict[str, float] = field(default_factory=dict)
+    precision: Literal["no", "bf16"] = "no"
+    min_count: int = 9
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateConfig:
+    """How models are evaluated: `limit` official records a split (None: all), `rerank` items a query."""
+
+    batch_size: int = 256
+    limit: int | None = None
+    rerank: int = 16
+    attention_examples: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """A whole run. `data` None means the embedded world of `world_scale` and the first seed's... `world_seed`."""
+
+    preset: str
+    encoders: dict[str, str]
+    tasks: tuple[str, ...] = TASKS
+    seeds: tuple[int, ...] = (0,)
+    data: str | None = None
+    images: dict[str, str] = field(default_factory=dict)
+    world_seed: int = 0
+    world_scale: float = 1.0
+    run: str | None = None
+    runs: str = "runs"
+    cache: str = "cache"
+    device: str | None = None
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def name(self) -> str:
+        """The run's name: as given, else preset and seeds."""
+        return self.run or f"{self.preset}-seed{'-'.join(map(str, self.seeds))}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is written."""
+        return Path(self.runs) / self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` gives an equal configuration back."""
+        return {**asdict(self), "tasks": list(self.tasks), "seeds": list(self.seeds)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Raises ConfigError for an unknown key or a value of the wrong type."""
+        config = _build(cls, values, where="")
+        assert isinstance(config, cls)
+        return config
+
+
+def demo() -> RunConfig:
+    """The embedded world, four shipped encoders, one trunk for six tasks; made to end within ten minutes on 2 cores."""
+    train = TrainConfig(
+        joint=True,
+        steps=1800,
+        blind_steps=400,
+        lr=1e-3,
+        precision="bf16",
+        min_count=5,
+        weights={"flickr30k": 0.7, "coco": 0.7, "vqa": 1.4, "gqa": 1.4, "snli_ve": 1.0, "hateful_memes": 1.0},
+    )
+    return RunConfig("demo", dict(DEMO_ENCODERS), train=train)
+
+
+def tiny() -> RunConfig:
+    """A small trunk from scratch, a model per task: for trying one's own encoders on a laptop."""
+    return RunConfig("tiny", dict(DEMO_ENCODERS), fusion=FusionConfig(dropout=0.1))
+
+
+def base() -> RunConfig:
+    """A trunk of BERT-base's shape, a model per task; name its checkpoint folder with `--text`."""
+    fusion = FusionConfig(width=768, layers=12, heads=12, dropout=0.1, text="scratch")
+    return RunConfig(
+        "base", dict(DEMO_ENCODERS), fusion=fusion, train=TrainConfig(steps=60_000, batch_size=256, lr=5e-5)
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny, "base": base}
+
+
+def preset(name: str) -> RunConfig:
+    """The preset of this name. Raises ConfigError for an unknown one."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; {near(name, PRESETS)}")
+    return PRESETS[name]()
+
+
+def read_config(path: Path) -> RunConfig:
+    """A configuration file, such as a run's `config.json`."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {path}: there is no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path} must hold a JSON object, it holds a {type(values).__name__}")
+    return RunConfig.from_dict(values)
+
+
+def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """Applies `KEY=VALUE` settings such as `train.lr=1e-4`; a value is JSON, or else a string."""
+    values = config.to_dict()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting!r} is not KEY=VALUE, such as train.lr=1e-4")
+        try:
+            value: Any = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *path, last = key.split(".")
+        target = values
+        for step in path:
+            if not isinstance(target.get(step), dict):
+                raise ConfigError(f"--set {key}: unknown setting {step!r}; {near(step, target)}")
+            target = target[step]
+        if last not in target and not (path and path[-1] in ("weights", "images", "encoders")):
+            raise ConfigError(f"--set {key}: unknown setting {last!r}; {near(last, target)}")
+        target[last] = value
+    return RunConfig.from_dict(values)
+
+
+def check(config: RunConfig) -> RunConfig:
+    """Refuses values that no run can honour. Raises ConfigError."""
+    train = config.train
+    positive = {
+        "train.steps": train.steps,
+        "train.blind_steps": train.blind_steps,
+        "train.batch_size": train.batch_size,
+        "train.groups": train.groups,
+        "train.lr": train.lr,
+        "train.min_count": train.min_count,
+        "evaluate.batch_size": config.evaluate.batch_size,
+        "evaluate.rerank": config.evaluate.rerank,
+        "world_scale": config.world_scale,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{key}={value} must be positive")
+    for key, share in (("ve_dropout", train.ve_dropout), ("empty", train.empty), ("warmup", train.warmup)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"train.{key}={share} must be between 0 and 1")
+    for key in train.weights:
+        if key not in TASKS:
+            raise ConfigError(f"train.weights names an unknown task {key!r}; {near(key, TASKS)}")
+    if not config.tasks or not config.seeds or not config.encoders:
+        raise ConfigError("a run needs at least one task, one seed and one encoder")
+    if len(config.encoders) > 8:
+        raise ConfigError(
+            f"{len(config.encoders)} encoders make {2 ** len(config.encoders)} coalitions; at most 8"
+        )
+    return config
+
+
+def _build(kind: type[Any], values: Mapping[str, Any], *, where: str) -> Any:
+    known = {item.name: item for item in fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown setting {where + key!r}; {near(key, known)}")
+    built = {key: _convert(hints[key], value, where=f"{where}{key}") for key, value in values.items()}
+    try:
+        return kind(**built)
+    except TypeError as error:
+        raise ConfigError(f"incomplete configuration {where or 'file'}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, *, where: str) -> Any:
+    if is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}={value!r} must be a group of settings")
+        if hint is FusionConfig:
+            return FusionConfig.from_dict(value)
+        return _build(typing.cast(type[Any], hint), value, where=f"{where}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where=where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}={value!r}; {near(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}={value!r} must be a list")
+        return tuple(_convert(arguments[0], item, where=where) for item in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}={value!r} must be a table")
+        return {str(key): _convert(arguments[1], item, where=f"{where}.{key}") for key, item in value.items()}
+    return _scalar(hint, value, where=where)
+
+
+def _scalar(hint: Any, value: Any, *, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
+    return value
+
+
+def with_values(config: RunConfig, **changes: Any) -> RunConfig:
+    """The configuration with the changes that are not None."""
+    return replace(config, **{key: value for key, value in changes.items() if value is not None})

@@ -1,0 +1,117 @@
+"""What a run works on: the splits of its tasks, and the stored features of their images.
+
+Handed a configuration; hands on `TaskData` (examples with the digest of each image) and a `FeatureBank` that gives
+the features of any examples as `fusion` wants them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from encoders.base import Encoder
+from encoders.extract import extract
+from encoders.store import FeatureStore
+from experiments.config import RunConfig
+from experiments.errors import ConfigError
+from experiments.world.build import build_world
+from fusion.types import Features
+from tasks import load_task
+from tasks.base import Example, Split, Task
+
+if TYPE_CHECKING:
+    import torch
+
+Part = Literal["train", "select", "test"]
+PARTS: tuple[Part, ...] = ("train", "select", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """A task and its three splits."""
+
+    task: Task
+    splits: Mapping[Part, Split]
+
+    def paths(self, part: Part) -> dict[str, Path]:
+        """Image name -> file, for every image of a split."""
+        split = self.splits[part]
+        return {example.image: split.image_path(example) for example in split.examples}
+
+
+def find_data(config: RunConfig, say: Callable[[str], None]) -> Path:
+    """The folder with one folder per dataset; the embedded world is written first where none is named."""
+    if config.data is not None:
+        folder = Path(config.data)
+        if not folder.is_dir():
+            raise ConfigError(f"--data {folder} is not a folder")
+        return folder
+    world = Path(config.cache) / f"world-seed{config.world_seed}-scale{config.world_scale:g}"
+    return build_world(world, seed=config.world_seed, scale=config.world_scale, progress=say)
+
+
+def read_tasks(config: RunConfig, data: Path) -> dict[str, TaskData]:
+    """Reads all splits of all tasks, and looks for every image."""
+    for name in config.images:
+        if name not in config.tasks:
+            raise ConfigError(f"--images names task {name!r}, which is not among {', '.join(config.tasks)}")
+    found: dict[str, TaskData] = {}
+    for name in config.tasks:
+        options = {"min_count": config.train.min_count} if name == "vqa" else {}
+        task = load_task(name, **options)
+        images = Path(config.images[name]) if name in config.images else None
+        splits = {
+            part: task.read(data / name, part, images=images, limit=config.evaluate.limit) for part in PARTS
+        }
+        for split in splits.values():
+            split.check_images()
+        found[name] = TaskData(task, splits)
+    return found
+
+
+class FeatureBank:
+    """Features of the run's images, by task and image name, from one store per encoder."""
+
+    def __init__(self, stores: Mapping[str, FeatureStore], digests: Mapping[tuple[str, str], str]) -> None:
+        self._stores = dict(stores)
+        self._digests = dict(digests)
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The run's encoders in the run's order."""
+        return tuple(self._stores)
+
+    def features(
+        self, task: str, images: Sequence[str], coalition: Sequence[str], device: torch.device | str = "cpu"
+    ) -> dict[str, Features]:
+        """Tokens b n d, boxes b n 4 and valid b n of each encoder in the coalition."""
+        digests = [self._digests[task, image] for image in images]
+        return {alias: Features(*self._stores[alias].read(digests)).to(device) for alias in coalition}
+
+    def of_examples(
+        self,
+        task: str,
+        examples: Sequence[Example],
+        coalition: Sequence[str],
+        device: torch.device | str = "cpu",
+    ) -> dict[str, Features]:
+        """Features of each example's image, in order."""
+        return self.features(task, [example.image for example in examples], coalition, device)
+
+
+def fill_stores(
+    config: RunConfig, data: Mapping[str, TaskData], encoders: Mapping[str, Encoder]
+) -> FeatureBank:
+    """Extracts what is not stored yet; refuses images that cannot be decoded."""
+    root = Path(config.cache) / "features"
+    named = {
+        (name, image): path
+        for name, task in data.items()
+        for part in PARTS
+        for image, path in task.paths(part).items()
+    }
+    digests = extract(list(dict.fromkeys(named.values())), list(encoders.values()), root=root, batch_size=64)
+    stores = {alias: FeatureStore(root, encoder) for alias, encoder in encoders.items()}
+    return FeatureBank(stores, {key: digests[path] for key, path in named.items()})

@@ -1,0 +1,80 @@
+"""A ViT (timm) supervised densely on shape, size and position, with colours scrambled so that it cannot use them."""
+
+from __future__ import annotations
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.demo_recipes.scene_bank import INPUT, SceneBank
+from experiments.demo_recipes.training import train
+from experiments.world.scene import CANVAS, SHAPES, Scene
+
+ARCHITECTURE = "vit_tiny_patch16_224"
+MODEL_ARGS = {
+    "img_size": INPUT,
+    "patch_size": 8,
+    "embed_dim": 128,
+    "depth": 4,
+    "num_heads": 4,
+    "num_classes": 0,
+}
+GRID = INPUT // 8
+OBJECTIVE = "dense supervision of shape, size and offset to the object's centre, colours scrambled"
+
+
+def dense_labels(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+    """Per patch: shape (0 = none), size (0 = none), offset to the centre in radii."""
+    cell = CANVAS / GRID
+    centre = (torch.arange(GRID) + 0.5) * cell
+    shape, size = torch.zeros(GRID, GRID, dtype=torch.long), torch.zeros(GRID, GRID, dtype=torch.long)
+    offset = torch.zeros(GRID, GRID, 2)
+    for item in scene.items:
+        dx, dy = item.x - centre[None, :], item.y - centre[:, None]
+        near = (dx**2 + dy**2) <= (item.radius + 4) ** 2
+        shape[near] = SHAPES.index(item.shape) + 1
+        size[near] = 1 if item.size == "small" else 2
+        offsets = torch.stack([dx.expand(GRID, GRID), dy.expand(GRID, GRID)], dim=-1) / 20
+        offset[near] = offsets[near]
+    return shape.flatten(), size.flatten(), offset.flatten(0, 1)
+
+
+def scramble_colours(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture's channels replaced by random mixtures of them: luminance patterns survive, hues do not."""
+    mix = torch.rand(len(images), 3, 3, generator=generator) - 0.15
+    mix = mix / mix.sum(-1, keepdim=True).clamp_min(0.3)
+    return torch.einsum("b o i, b i h w -> b o h w", mix, images)
+
+
+def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, float]:
+    """Returns the trained timm model without its training heads, and the final loss."""
+    torch.manual_seed(seed)
+    model = timm.create_model(ARCHITECTURE, **MODEL_ARGS)
+    head = nn.Linear(128, len(SHAPES) + 1 + 3 + 2)
+    labels = [dense_labels(scene) for scene in bank.scenes]
+    shapes, sizes, offsets = (torch.stack(column) for column in zip(*labels, strict=True))
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss_of(rows: Tensor, step: int) -> Tensor:
+        tokens = model.forward_features(scramble_colours(bank.batch(rows), generator))[:, 1:]
+        out = head(tokens).float()
+        num = len(SHAPES) + 1
+        weight = torch.where(shapes[rows] > 0, 1.0, 0.3)
+        shape = F.cross_entropy(out[..., :num].flatten(0, 1), shapes[rows].flatten(), reduction="none")
+        size = F.cross_entropy(out[..., num : num + 3].flatten(0, 1), sizes[rows].flatten(), reduction="none")
+        inside = (shapes[rows] > 0).float()[..., None]
+        place = ((out[..., num + 3 :] - offsets[rows]).abs() * inside).sum() / inside.sum().clamp_min(1)
+        return ((shape + 0.5 * size) * weight.flatten()).sum() / weight.sum() + 0.5 * place
+
+    loss = train(
+        [model, head],
+        loss_of,
+        name="vit",
+        rows=len(bank.scenes),
+        steps=steps,
+        batch_size=128,
+        lr=1.5e-3,
+        seed=seed,
+    )
+    return model, loss

@@ -1,0 +1,299 @@
+"""The order of a run: data, features, trained models, cells, side files, report. Each step keeps what is there.
+
+Handed a `RunConfig`; hands on a complete run folder. Everything that can be refused is refused before the run folder is
+made.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import torch
+from accelerate import Accelerator
+
+from analysis.report import write_report
+from analysis.terminal import summary_lines
+from encoders import load_encoder
+from encoders.base import Encoder
+from experiments.cells import Cell, write_examples, write_table
+from experiments.config import RunConfig
+from experiments.cost import encoder_cost, similarity
+from experiments.data import PARTS, FeatureBank, TaskData, fill_stores, find_data, read_tasks
+from experiments.errors import ConfigError
+from experiments.evaluate import Evaluator
+from experiments.model import TaskModel, load_weights, save_weights, write_json
+from experiments.train import Mode, train_model
+from fusion.model import FusionModel
+from fusion.types import all_coalitions
+from tasks.objectives import load_objective
+
+PACKAGES = ("torch", "timm", "open_clip_torch", "transformers", "accelerate", "einops", "numpy", "pyarrow")
+VALIDATION_LIMIT = 400
+
+
+def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
+    """See `experiments.combine.run`."""
+    started = time.perf_counter()
+    timings: dict[str, float] = {}
+
+    def finish(step: str) -> None:
+        timings[step] = round(time.perf_counter() - started - sum(timings.values()), 1)
+
+    _check_run_folder(config)
+    say(
+        f"run {config.name}: {len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}"
+    )
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.train.precision)
+    encoders = _load_encoders(config, str(accelerator.device))
+    data = read_tasks(config, find_data(config, say))
+    finish("data")
+    bank = fill_stores(config, data, encoders)
+    finish("features")
+    folder = config.folder
+    write_json(folder / "config.json", config.to_dict())
+    for seed in config.seeds:
+        _train_and_answer(config, data, bank, encoders, seed=seed, accelerator=accelerator, finish=finish)
+    if accelerator.is_main_process:
+        _side_files(config, data, bank, encoders)
+        finish("side files")
+        if not (folder / "environment.json").exists():
+            write_json(folder / "environment.json", {**environment(accelerator), "seconds": timings})
+        report = write_report(folder)
+        for line in summary_lines(report.results):
+            say(line)
+        say(f"report: {folder / 'report.html'} ({time.perf_counter() - started:.0f} s)")
+    return folder
+
+
+def _check_run_folder(config: RunConfig) -> None:
+    """Refuses to mix two configurations in one folder."""
+    path = config.folder / "config.json"
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(config.to_dict()))
+    skipped = {"device", "runs", "cache", "run"}
+    changed = [key for key in now if key not in skipped and before.get(key) != now[key]]
+    if changed:
+        raise ConfigError(
+            f"{config.folder} holds a run with other settings ({', '.join(changed)}): name another with --run"
+        )
+
+
+def _load_encoders(config: RunConfig, device: str) -> dict[str, Encoder]:
+    return {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
+
+
+def build_model(
+    config: RunConfig, data: Mapping[str, TaskData], encoders: Mapping[str, Encoder], *, seed: int
+) -> TaskModel:
+    """A fresh model with a head per task."""
+    widths = {alias: encoder.width for alias, encoder in encoders.items()}
+    fusion = FusionModel(config.fusion, widths, seed=seed)
+    torch.manual_seed(seed)
+    objectives = {
+        name: item.task.objective(item.splits["train"], config.fusion.width) for name, item in data.items()
+    }
+    for objective in objectives.values():
+        load_objective(objective.describe())
+    return TaskModel(fusion, objectives)
+
+
+def _train_and_answer(
+    config: RunConfig,
+    data: Mapping[str, TaskData],
+    bank: FeatureBank,
+    encoders: Mapping[str, Encoder],
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    finish: Callable[[str], None],
+) -> None:
+    jobs = (
+        {"joint": dict(data)} if config.train.joint else {name: {name: item} for name, item in data.items()}
+    )
+    for name, part in jobs.items():
+        masked = _trained(
+            config, part, bank, encoders, name=name, mode="masked", seed=seed, accelerator=accelerator
+        )
+        finish(f"training {name} seed {seed}")
+        if accelerator.is_main_process:
+            for task, item in part.items():
+                _answer(config, task, item, bank, masked, seed=seed)
+        finish(f"coalitions {name} seed {seed}")
+        sighted = {t: item for t, item in part.items() if masked.objective(t).empty == "train"}
+        if sighted:
+            blind = _trained(
+                config, sighted, bank, encoders, name=name, mode="blind", seed=seed, accelerator=accelerator
+            )
+            if accelerator.is_main_process:
+                for task, item in sighted.items():
+                    cell = Cell(task, seed, (), mode="blind")
+                    if not cell.exists(config.folder):
+                        cell.write(config.folder, _evaluator(config, blind, bank, item, "test").answers(()))
+            finish(f"blind {name} seed {seed}")
+
+
+def _trained(
+    config: RunConfig,
+    data: Mapping[str, TaskData],
+    bank: FeatureBank,
+    encoders: Mapping[str, Encoder],
+    *,
+    name: str,
+    mode: Mode,
+    seed: int,
+    accelerator: Accelerator,
+) -> TaskModel:
+    """The model of this name: loaded where it was finished before, else trained and saved."""
+    model = build_model(config, data, encoders, seed=seed).to(accelerator.device)
+    path = config.folder / "train" / f"{name}-{mode}-{seed}"
+    if load_weights(model, path) is not None:
+        return model
+    full = tuple(encoders) if mode == "masked" else ()
+
+    def validate(now: TaskModel) -> dict[str, float]:
+        scores = {}
+        for task, item in data.items():
+            limit = (
+                None
+                if item.task.objective is None or now.objective(task).scoring == "gallery"
+                else VALIDATION_LIMIT
+            )
+            evaluator = _evaluator(config, now, bank, item, "select", limit=limit)
+            scores[task] = item.task.value(evaluator.answers(full))
+        return scores
+
+    record = train_model(
+        model, data, bank, config, name=name, mode=mode, seed=seed, accelerator=accelerator, validate=validate
+    )
+    if accelerator.is_main_process:
+        save_weights(model, path, record)
+    accelerator.wait_for_everyone()
+    return model
+
+
+def _evaluator(
+    config: RunConfig,
+    model: TaskModel,
+    bank: FeatureBank,
+    data: TaskData,
+    part: Any,
+    *,
+    limit: int | None = None,
+) -> Evaluator:
+    return Evaluator(model, bank, data, part, batch_size=config.evaluate.batch_size, limit=limit)
+
+
+def _answer(
+    config: RunConfig, task: str, data: TaskData, bank: FeatureBank, model: TaskModel, *, seed: int
+) -> None:
+    """All coalitions on test, the single encoders on validation, shuffled images, re-ranking, attention."""
+    folder, full = config.folder, bank.aliases
+    gallery = model.objective(task).scoring == "gallery"
+    test = _evaluator(config, model, bank, data, "test")
+    coalitions = [c for c in all_coalitions(full) if c or not gallery]
+    for coalition in coalitions:
+        cell = Cell(task, seed, coalition)
+        if not cell.exists(folder):
+            cell.write(folder, test.answers(coalition))
+    select = _evaluator(config, model, bank, data, "select")
+    for coalition in [*[(alias,) for alias in full], full]:
+        cell = Cell(task, seed, coalition, split="select")
+        if not cell.exists(folder):
+            cell.write(folder, select.answers(coalition))
+    shuffled = Cell(task, seed, full, mode="shuffled")
+    if not shuffled.exists(folder):
+        shuffled.write(folder, test.answers(full, shuffled=True))
+    if gallery:
+        reranked = Cell(task, seed, full, mode="reranked")
+        if not reranked.exists(folder):
+            reranked.write(folder, test.reranked(full, size=config.evaluate.rerank))
+    path = folder / "attention" / f"{task}.{seed}.parquet"
+    if not path.exists():
+        rows = test.attention(full, examples=config.evaluate.attention_examples)
+        write_table(pa.Table.from_pylist([{**row, "seed": seed} for row in rows]), path)
+
+
+def _side_files(
+    config: RunConfig, data: Mapping[str, TaskData], bank: FeatureBank, encoders: Mapping[str, Encoder]
+) -> None:
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    folder = config.folder
+    parts = [
+        pq.read_table(folder / "attention" / f"{task}.{seed}.parquet")
+        for task in data
+        for seed in config.seeds
+    ]
+    write_table(pa.concat_tables(parts), folder / "attention.parquet")
+    if not (folder / "baselines.json").exists():
+        baselines = {}
+        for name, item in data.items():
+            found = item.task.baselines(item.splits["train"], item.splits["test"])
+            baselines[name] = {
+                "chance": found.chance,
+                "majority": found.majority,
+                "prior": found.prior,
+                "metric": item.task.metric,
+            }
+        write_json(folder / "baselines.json", baselines)
+    if not (folder / "examples.parquet").exists():
+        write_examples(
+            folder,
+            [
+                (name, part, e)
+                for name, item in data.items()
+                for part in PARTS[1:]
+                for e in item.splits[part].examples
+            ],
+        )
+    if not (folder / "cost.json").exists():
+        write_json(
+            folder / "cost.json", {alias: encoder_cost(encoder) for alias, encoder in encoders.items()}
+        )
+    if not (folder / "similarity.json").exists():
+        write_json(folder / "similarity.json", similarity(data, bank))
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """Versions, device and commit: what a reader needs to run this again."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        **_commit(),
+        "command": " ".join(["python -m experiments.combine", *sys.argv[1:]]),
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the source tree and whether it was changed; None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

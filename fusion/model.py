@@ -1,0 +1,219 @@
+"""The fusion model: text embedder, one adapter per encoder, an operator, and the matching head.
+
+Handed strings and features of encoders, and told which encoders are present, hands on an encoded stream:
+joint, text only (empty coalition) or image only (no text). Features of absent encoders are never looked at.
+Which operator fuses is the settings' business; nothing here depends on it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fusion.adapters import Adapter
+from fusion.config import FusionConfig
+from fusion.errors import FusionError, choices
+from fusion.operators import Attention, Stream, operator_class
+from fusion.positions import BoxPositions
+from fusion.text import TextEmbedder
+from fusion.trunk import TextTrunk, initialise_embedder, load_text_trunk
+from fusion.types import Coalition, Encoded, FeatureMap, Features, check_coalition
+
+
+@contextmanager
+def _seeded(*key: int | str) -> Iterator[None]:
+    """Makes initial weights depend on the key alone, and leaves the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        seed = int.from_bytes(blake2b(repr(key).encode(), digest_size=7).digest(), "big")
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class FusionModel(nn.Module):
+    """Fuses text with the features of any coalition of encoders.
+
+    The same seed gives the same initial weights whatever the order of the encoders.
+
+    Args:
+        config: the settings.
+        widths: each encoder's token width D by alias, in the run's order.
+        trunk: text model to start from; by default what `config.text` names.
+        seed: of the initial weights.
+
+    Raises:
+        FusionError: settings that cannot be honoured.
+    """
+
+    def __init__(
+        self,
+        config: FusionConfig,
+        widths: Mapping[str, int],
+        trunk: TextTrunk | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        trunk = load_text_trunk(config) if trunk is None else trunk
+        for alias, encoder_width in widths.items():
+            if encoder_width < 1:
+                raise FusionError(f"encoder {alias!r} has width {encoder_width}; at least 1")
+        for name in ("width", "layers", "heads"):
+            if getattr(trunk.shape, name) != getattr(config, name):
+                raise FusionError(
+                    f"fusion.{name}={getattr(config, name)}, but the text trunk given has "
+                    f"{getattr(trunk.shape, name)}"
+                )
+        if config.max_text > trunk.shape.max_positions:
+            raise FusionError(
+                f"fusion.max_text={config.max_text} is more than the text trunk's "
+                f"{trunk.shape.max_positions} positions"
+            )
+        self.config = config
+        self.widths = dict(widths)
+        self.shape = trunk.shape
+        self.tokenizer = trunk.tokenizer
+        with _seeded(seed, "shared"):
+            self.text = TextEmbedder(trunk.shape, dropout=config.dropout)
+            self.positions = BoxPositions(config.width)
+            self.operator = operator_class(config.operator)(
+                trunk, aliases=self.aliases, dropout=config.dropout
+            )
+            self.match_head = nn.Sequential(
+                nn.Linear(config.width, config.width),
+                nn.LayerNorm(config.width),
+                nn.GELU(),
+                nn.Linear(config.width, 1),
+            )
+        initialise_embedder(self.text, trunk)
+        self.adapters = nn.ModuleDict()
+        for alias, encoder_width in widths.items():
+            with _seeded(seed, "adapter", alias):
+                # The prefix keeps aliases such as "keys" apart from ModuleDict's own attributes.
+                self.adapters[f"of_{alias}"] = Adapter(
+                    encoder_width, width=config.width, dropout=config.dropout
+                )
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The run's encoders, in the run's order."""
+        return tuple(self.widths)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.text.words.weight.device
+
+    def encode(
+        self,
+        text: Sequence[str] | None,
+        features: FeatureMap | None,
+        coalition: Sequence[str],
+        attention: Attention = "none",
+    ) -> Encoded:
+        """Encodes a batch as one stream.
+
+        Args:
+            text: one string an example, "" allowed; None for an image-only stream, which keeps its CLS token.
+            features: of at least the encoders in the coalition, tokens b n D; the others' are not looked at.
+                None with the empty coalition.
+            coalition: the encoders present, in the run's order; () for text only.
+            attention: "mass" adds the CLS query's attention mass per layer and head.
+
+        Returns:
+            The stream: states b l w, pooled b k w.
+
+        Raises:
+            FusionError: nothing to encode, an encoder unknown, out of order or without features, or features
+                of a wrong shape.
+        """
+        if attention not in self.operator.attentions:
+            raise FusionError(
+                f"operator {self.config.operator!r} gives no attention {attention!r}; "
+                f"{choices(str(attention), self.operator.attentions)}"
+            )
+        present = check_coalition(coalition, self.aliases)
+        found = self._present_features(features, present)
+        visual = {alias: self._adapt(alias, found[alias]) for alias in present}
+        lead = self._lead(text, visual)
+        encoded: Encoded = self.operator(lead, visual=visual, attention=attention)
+        return encoded
+
+    def match(
+        self, text: Sequence[str], features: FeatureMap | None, coalition: Sequence[str]
+    ) -> Float[Tensor, " b"]:
+        """Returns logits of fit between each text and its image; arguments and errors as in `encode`."""
+        return self.match_logits(self.encode(text, features, coalition))
+
+    def match_logits(self, encoded: Encoded) -> Float[Tensor, " b"]:
+        """Returns the logits of fit of a stream already encoded, averaged over the branches."""
+        logits: Tensor = self.match_head(encoded.pooled)
+        return rearrange(logits, "b k 1 -> b k").mean(dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Writes model.safetensors, fusion.json and the tokenizer; `load` needs nothing else."""
+        from fusion.checkpoint import save_model
+
+        save_model(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> "FusionModel":
+        """Returns a saved model, in evaluation mode."""
+        from fusion.checkpoint import load_model
+
+        return load_model(folder, device=device)
+
+    def _present_features(self, features: FeatureMap | None, coalition: Coalition) -> dict[str, Features]:
+        """Returns the coalition's features, checked; the others are not touched."""
+        given = features or {}
+        found: dict[str, Features] = {}
+        for alias in coalition:
+            if alias not in given:
+                raise FusionError(
+                    f"no features of encoder {alias!r}, which the coalition names; "
+                    f"{choices(alias, given).replace('valid', 'given')}"
+                )
+            one = given[alias]
+            if one.tokens.ndim != 3 or one.tokens.shape[2] != self.widths[alias]:
+                raise FusionError(
+                    f"features of {alias!r} have shape {tuple(one.tokens.shape)}; expected "
+                    f"(batch, tokens, {self.widths[alias]})"
+                )
+            batch, num_tokens, _ = one.tokens.shape
+            if one.boxes.shape != (batch, num_tokens, 4) or one.valid.shape != (batch, num_tokens):
+                raise FusionError(
+                    f"features of {alias!r}: boxes {tuple(one.boxes.shape)} and valid "
+                    f"{tuple(one.valid.shape)} do not fit {batch} x {num_tokens} tokens"
+                )
+            first = next(iter(found), alias)
+            if found and found[first].tokens.shape[0] != batch:
+                raise FusionError(f"{alias!r} has {batch} images, {first!r} {found[first].tokens.shape[0]}")
+            found[alias] = one
+        return found
+
+    def _adapt(self, alias: str, features: Features) -> Stream:
+        positions = self.positions(features.boxes.masked_fill(~features.valid[..., None], 0))
+        adapter = self.adapters[f"of_{alias}"]
+        return Stream(
+            adapter(features, positions=positions, visual_type=self.text.visual_type), features.valid
+        )
+
+    def _lead(self, text: Sequence[str] | None, visual: Mapping[str, Stream]) -> Stream:
+        """Embeds [CLS] text [SEP], or CLS alone."""
+        batch = next((stream.states.shape[0] for stream in visual.values()), None)
+        if isinstance(text, str):
+            raise FusionError(f"text is one string, {text[:40]!r}; give a list with one string an example")
+        if text is None and batch is None:
+            raise FusionError("nothing to encode: no text and the empty coalition")
+        if text is not None and len(text) != (batch or len(text)) or text is not None and not text:
+            raise FusionError(f"{len(text)} texts for {'no' if batch is None else batch} images")
+        if text is None:
+            ids = torch.full((batch or 0, 1), self.tokenizer.id_of("cls_token"))
+            valid = torch.ones_like(ids, dtype=torch.bool)
+        else:
+            ids, valid = self.tokenizer.ids(text, max_text=self.config.max_text)
+        return Stream(self.text(ids.to(self.device)), valid.to(self.device))

@@ -1,0 +1,119 @@
+"""What crosses the fusion room's borders: features of encoders on the way in, encoded streams on the way out.
+
+Handed tokens, boxes and names by the caller; these types add no computation beyond moving and selecting rows.
+The analysis room imports this file and nothing else of `fusion`. Axis letters: b batch, n tokens of one
+encoder, l tokens of the fused sequence, d an encoder's width, w the fusion width, h heads, e spans present, k
+branches of an operator.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fusion.errors import FusionError, choices
+
+Coalition = tuple[str, ...]
+"""Aliases of the encoders present, in the run's order; () is text only."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """Tokens of one encoder for a batch of images.
+
+    Attributes:
+        tokens: as the encoder gave them.
+        boxes: cx cy w h of what each token saw, in 0-1 of the image; a prefix token has the whole image, .5
+            .5 1 1.
+        valid: which tokens are real; the others (padding) have no influence, whatever they hold.
+    """
+
+    tokens: Float[Tensor, "b n d"]
+    boxes: Float[Tensor, "b n 4"]
+    valid: Bool[Tensor, "b n"]
+
+    def to(self, device: torch.device | str) -> "Features":
+        """Returns the same features on another device."""
+        return Features(self.tokens.to(device), self.boxes.to(device), self.valid.to(device))
+
+    def rows(self, index: slice | Tensor) -> "Features":
+        """Returns the chosen rows of the batch: a slice, or a tensor of indices or booleans."""
+        return Features(self.tokens[index], self.boxes[index], self.valid[index])
+
+
+FeatureMap = Mapping[str, Features]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionMass:
+    """Where the CLS query looks.
+
+    Attributes:
+        mass: share of the CLS query's attention that each span receives; sums to 1 over e.
+        names: the spans of axis e: "cls", "text" where there is text, then the encoders present.
+        token_share: share of the valid tokens that each span holds, averaged over the batch; mass /
+            token_share is lift.
+    """
+
+    mass: Float[Tensor, "layers b h e"]
+    names: tuple[str, ...]
+    token_share: Float[Tensor, " e"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A fused stream.
+
+    Attributes:
+        states: of every token after the last layer; those not `valid` are meaningless.
+        valid: which tokens are real.
+        spans: whose tokens they are: "cls", "text" (its [SEP] included; absent without text), then aliases.
+        pooled: what heads read; k > 1 where an operator keeps branches apart.
+        attention: only when asked for.
+    """
+
+    states: Float[Tensor, "b l w"]
+    valid: Bool[Tensor, "b l"]
+    spans: dict[str, slice]
+    pooled: Float[Tensor, "b k w"]
+    attention: AttentionMass | None = None
+
+
+def coalition_name(coalition: Sequence[str]) -> str:
+    """Returns "clip+dino" for ("clip", "dino"), and "" for the empty coalition."""
+    return "+".join(coalition)
+
+
+def all_coalitions(aliases: Sequence[str]) -> list[Coalition]:
+    """Returns all 2^n coalitions of n encoders: by size, the empty one first, then in the run's order."""
+    return [chosen for size in range(len(aliases) + 1) for chosen in combinations(aliases, size)]
+
+
+def check_coalition(coalition: Sequence[str], aliases: Sequence[str]) -> Coalition:
+    """Returns the coalition as a tuple.
+
+    Args:
+        coalition: aliases to be present.
+        aliases: all encoders of the run, in the run's order.
+
+    Raises:
+        FusionError: an alias is unknown or repeated, or the order is not the run's.
+    """
+    if isinstance(coalition, str):
+        raise FusionError(f"coalition {coalition!r} is a string; give a tuple of aliases, ({coalition!r},)")
+    for alias in coalition:
+        if alias not in aliases:
+            raise FusionError(
+                f"unknown encoder {alias!r} in coalition {coalition_name(coalition)!r}; "
+                f"{choices(alias, aliases)}"
+            )
+    ordered = tuple(alias for alias in aliases if alias in coalition)
+    if tuple(coalition) != ordered:
+        raise FusionError(
+            f"coalition {coalition_name(coalition)!r} repeats an encoder or is not in the run's order; "
+            f"the nearest valid one is {coalition_name(ordered)!r}"
+        )
+    return ordered

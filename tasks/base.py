@@ -1,0 +1,253 @@
+"""What a task is, and the interface that the trainer and the evaluation are written against.
+
+A `Task` reads official files into a `Split` of `Example`s and builds an `Objective` (loss and head) from the
+training split. The objective turns states of the fusion model into losses and `Answer`s; the task turns
+answers into its metric.
+
+One training step, the same for every task, over a group of examples that shares one coalition:
+
+    # if the coalition is empty and objective.empty == "skip", draw another (retrieval has no text-only form)
+    states = {}                                     # row i of every stream belongs to examples[i]
+    if "joint" in objective.streams:
+        states["joint"] = model.encode(texts, features, coalition)
+    if "text" in objective.streams:
+        states["text"] = model.encode(texts, None, ())
+    if "image" in objective.streams:
+        states["image"] = model.encode(None, features, coalition)
+    loss = objective.loss(states, examples)         # scalar
+    pairs = objective.pairs(states, examples, generator=generator)     # [] unless the objective matches pairs
+    if pairs:                                       # row p: text pairs[p].text with image pairs[p].image
+        chosen = rows of features at [pair.image for pair in pairs]
+        joint = model.encode([texts[pair.text] for pair in pairs], chosen, coalition)
+        labels = torch.tensor([pair.label for pair in pairs])
+        loss = loss + objective.match_loss(joint.pooled, labels)
+
+`loss` and `match_loss` are two parts of one loss: add both. `texts` is `[e.text for e in examples]`, features
+are looked up by image, and an image that appears twice in a batch is simply encoded twice.
+
+Evaluation depends on `objective.scoring`:
+
+- "answers": batch by batch, `objective.answers(states, examples)` gives one `Answer` an example, in order.
+- "gallery": the whole split at once (`tasks.retrieval_answers`). Embed each of `Gallery.of(examples).images`
+  once with `objective.embed_images(pooled)` and each caption with `objective.embed_texts(pooled)`; then
+  `retrieval_answers(image_embeddings @ text_embeddings.T, examples)` answers in both directions. To match,
+  take `listed = shortlist(similarity, examples, size=...)`, encode `listed.pairs()` jointly, and call
+  `rerank(similarity, examples, listed, objective.match_logits(pooled))`.
+
+Then `task.value(answers)` is the official primary metric, `task.secondary(answers)` all else that is usually
+quoted, and `task.baselines(train, test)` what one gets without looking.
+
+To reload: `tasks.objectives.load_objective(objective.describe())`, then `load_state_dict`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple, Protocol, final, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tasks.errors import DatasetError, TaskError
+from tasks.examples import Answer, Baselines, Example, Split, Target, mean_by, mean_score
+from tasks.files import existing_folder, read_factors
+from tasks.paths import find_image_root
+
+__all__ = [
+    "Answer",
+    "Baselines",
+    "Example",
+    "Objective",
+    "Pair",
+    "Split",
+    "States",
+    "Stream",
+    "Target",
+    "Task",
+    "mean_by",
+    "mean_score",
+]
+
+Stream = Literal["joint", "text", "image"]
+
+
+@runtime_checkable
+class States(Protocol):
+    """What an objective needs of encoded inputs: `pooled`, of K branches that heads treat alike."""
+
+    @property
+    def pooled(self) -> Float[Tensor, "b k w"]: ...
+
+
+class Pair(NamedTuple):
+    """Row `text` of the batch's texts with row `image` of its images; label 1 if they belong together."""
+
+    text: int
+    image: int
+    label: int
+
+
+class Objective(nn.Module, ABC):
+    """Head and loss of a task; see the top of this module for how a step and an evaluation use it.
+
+    Attributes:
+        streams: the encodings that `loss` and `answers` look up in `states`.
+        empty: whether the objective can train on the coalition without encoders.
+        scoring: whether answers come batch by batch or from the whole gallery.
+    """
+
+    kind: ClassVar[str]
+    streams: ClassVar[tuple[Stream, ...]] = ("joint",)
+    empty: ClassVar[Literal["train", "skip"]] = "train"
+    scoring: ClassVar[Literal["answers", "gallery"]] = "answers"
+
+    def __init__(self, *, task: str, width: int) -> None:
+        super().__init__()
+        self.task = task
+        self.width = width
+
+    @abstractmethod
+    def loss(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> Float[Tensor, ""]:
+        """Scalar loss, a mean over examples; `states[stream].pooled` is b k w with b = len(examples)."""
+
+    @abstractmethod
+    def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
+        """Answers for the examples; gallery objectives treat them as the whole gallery and answer in both
+        directions.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """What `tasks.objectives.load_objective` needs to build this module again, as JSON-ready values."""
+
+    def pairs(
+        self,
+        states: Mapping[Stream, States],
+        examples: Sequence[Example],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> list[Pair]:
+        """Pairs across the batch that the trainer is to encode jointly; none unless the objective matches."""
+        return []
+
+    def match_loss(self, pooled: Float[Tensor, "p k w"], labels: Int[Tensor, " p"]) -> Float[Tensor, ""]:
+        """Second part of the loss, over the encoded `pairs`; zero unless the objective matches."""
+        return pooled.new_zeros(())
+
+    def forward(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> Float[Tensor, ""]:
+        """`loss`, so that a wrapper for several processes sees an ordinary module."""
+        return self.loss(states, examples)
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Reader, objective, metric and baselines of one dataset. Fields of a subclass are its options.
+
+    Attributes:
+        name: the name in `tasks.TASKS`.
+        metric: name of the primary metric, a fraction in [0, 1], higher is better.
+        logical: the splits train, select and test -> the official split in words.
+        official: names of official splits that `read` takes too.
+        image_folders: where images usually lie, relative to the dataset folder, likeliest first.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    logical: ClassVar[Mapping[str, str]]
+    official: ClassVar[tuple[str, ...]]
+    image_folders: ClassVar[tuple[str, ...]]
+
+    @final
+    @classmethod
+    def create(cls, **options: object) -> Task:
+        """The task with these options. Raises TaskError for one it does not have."""
+        known = [item.name for item in fields(cls)]
+        for key in options:
+            if key not in known:
+                near = get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise TaskError(
+                    f"task {cls.name!r} has no option {key!r}: {hint}it has {', '.join(known) or 'none'}"
+                )
+        return replace(cls(), **options)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Every name that `read` takes."""
+        return tuple(dict.fromkeys((*self.logical, *self.official)))
+
+    @final
+    def read(self, folder: Path, split: str, images: Path | None = None, limit: int | None = None) -> Split:
+        """Reads official files.
+
+        Args:
+            folder: the dataset folder.
+            split: "train", "select" or "test" (see `logical`), or an official name.
+            images: where the images lie, if neither in the folder nor in a sibling's usual place.
+            limit: stop after so many official records (a question; for retrieval an image with all its
+                captions).
+
+        Raises:
+            DatasetError: a file is absent or not of the official shape; names file and record.
+            TaskError: the task has no such split.
+        """
+        if split not in self.splits:
+            near = get_close_matches(split, self.splits, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise TaskError(
+                f"task {self.name!r} has no split {split!r}: {hint}splits are {', '.join(self.splits)}"
+            )
+        if limit is not None and limit < 1:
+            raise TaskError(f"limit {limit} for {self.name!r} leaves nothing: give 1 or more")
+        folder = existing_folder(folder)
+        source = self.source(folder, split)
+        factors = read_factors(folder)
+        examples: list[Example] = []
+        seen: set[str] = set()
+        for example in (e for record in islice(self.records(folder, split), limit) for e in record):
+            if example.id in seen:
+                raise DatasetError("the id is used twice", file=source, record=example.id)
+            seen.add(example.id)
+            if example.id in factors:
+                example = replace(example, slices={**example.slices, **factors[example.id]})
+            examples.append(example)
+        if not examples:
+            raise DatasetError(f"split {split!r} holds no examples", file=source)
+        root = find_image_root(
+            folder, images, self.image_folders, [example.image for example in examples[:50]]
+        )
+        return Split(examples=examples, image_root=root, name=split, official=self.logical.get(split, split))
+
+    @abstractmethod
+    def source(self, folder: Path, split: str) -> Path:
+        """The file (or folder of files) with the split's records. Raises DatasetError if there is none."""
+
+    @abstractmethod
+    def records(self, folder: Path, split: str) -> Iterator[Sequence[Example]]:
+        """Official records in file order, each as its examples (several captions of an image, else one)."""
+
+    @abstractmethod
+    def objective(self, train: Split, width: int) -> Objective:
+        """Fresh head and loss for pooled states of this width, vocabulary built from the training split."""
+
+    @abstractmethod
+    def value(self, answers: Sequence[Answer]) -> float:
+        """The primary metric of a whole split's answers."""
+
+    @abstractmethod
+    def secondary(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """Other metrics that are quoted for the task, by name."""
+
+    @abstractmethod
+    def baselines(self, train: Split, test: Split) -> Baselines:
+        """The primary metric on `test` of chance, the majority answer and the prior, all from `train`."""
+
+    @abstractmethod
+    def export(self, answers: Sequence[Answer], path: Path) -> None:
+        """Writes predictions in the official submission format. Raises TaskError where there is none."""

@@ -1,0 +1,215 @@
+"""The objectives: soft-target answers (VQAv2), one label of several (GQA, SNLI-VE, Hateful Memes), image-text
+retrieval.
+
+Handed pooled states and examples; hand on losses and answers through the interface at the top of
+`tasks.base`. Each describes itself as JSON-ready values, from which `load_objective` builds it again to
+receive a saved state dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from tasks.base import Answer, Example, Objective, States, Stream
+from tasks.contrast import RetrievalObjective
+from tasks.errors import TaskError
+from tasks.heads import MlpHead
+from tasks.vocabulary import Vocabulary, soft_targets
+from tasks.vqa_accuracy import vqa_accuracy
+
+__all__ = [
+    "ClassificationObjective",
+    "Objective",
+    "RetrievalObjective",
+    "SoftTargetObjective",
+    "load_objective",
+]
+
+
+def load_objective(description: Mapping[str, object]) -> Objective:
+    """A fresh objective from what `describe()` returned; load its state dict afterwards.
+
+    Raises:
+        TaskError: the description is of no known kind, or does not fit its kind.
+    """
+    kinds = {kind.kind: kind for kind in (SoftTargetObjective, ClassificationObjective, RetrievalObjective)}
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in description.items()
+        if key != "kind"
+    }
+    if description.get("kind") not in kinds:
+        raise TaskError(f"unknown objective kind {description.get('kind')!r}: kinds are {', '.join(kinds)}")
+    try:
+        built: Objective = kinds[str(description["kind"])](**settings)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TaskError(
+            f"objective description does not fit kind {description['kind']!r}: {error}"
+        ) from error
+    return built
+
+
+@final
+class SoftTargetObjective(Objective):
+    """VQAv2: binary cross-entropy of every answer against its soft target, summed over answers, averaged over
+    examples.
+
+    Examples carry raw annotator answers as a tuple. An example without an answer in the vocabulary pushes all
+    answers down.
+
+    Args:
+        vocabulary: the answers that can be given.
+        prior: mean soft target of each answer in training, where the head's biases start; not needed to
+            reload.
+    """
+
+    kind = "soft_target"
+
+    def __init__(
+        self, *, task: str, width: int, vocabulary: Sequence[str], prior: Float[Tensor, " c"] | None = None
+    ) -> None:
+        super().__init__(task=task, width=width)
+        self.vocabulary = Vocabulary(tuple(vocabulary))
+        self.head = MlpHead(width=width, num_outputs=len(self.vocabulary))
+        if prior is not None:
+            self.head.start_from(prior.clamp(1e-4, 1 - 1e-4).logit())
+
+    def targets(self, examples: Sequence[Example]) -> Float[Tensor, "b c"]:
+        """Soft targets by the documented rule."""
+        targets = torch.zeros(len(examples), len(self.vocabulary))
+        for row, example in enumerate(examples):
+            for column, value in soft_targets(raw_answers(example), self.vocabulary).items():
+                targets[row, column] = value
+        return targets
+
+    def loss(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> Float[Tensor, ""]:
+        logits = self.head(states["joint"].pooled).float()
+        targets = self.targets(examples).to(logits.device)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / max(1, len(examples))
+
+    @torch.no_grad()
+    def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
+        """Probability is the sigmoid of the prediction; logprob is that of the softmax over answers, of the
+        consensus.
+        """
+        logits = self.head(states["joint"].pooled).float().cpu()
+        best, logprobs = logits.argmax(-1).tolist(), logits.log_softmax(-1)
+        answers = []
+        for row, (example, column) in enumerate(zip(examples, best, strict=True)):
+            prediction, given = self.vocabulary.answers[column], raw_answers(example)
+            consensus = str(example.extra.get("consensus", ""))
+            known = self.vocabulary.index.get(consensus) if given else None
+            answers.append(
+                Answer(
+                    id=example.id,
+                    image=example.image,
+                    direction="",
+                    prediction=prediction,
+                    target=consensus,
+                    score=vqa_accuracy(prediction, given) if given else None,
+                    probability=float(logits[row, column].sigmoid()),
+                    logprob=None if known is None else float(logprobs[row, known]),
+                    rank=None,
+                    slices=example.slices,
+                )
+            )
+        return answers
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "kind": self.kind,
+            "task": self.task,
+            "width": self.width,
+            "vocabulary": list(self.vocabulary.answers),
+        }
+
+
+@final
+class ClassificationObjective(Objective):
+    """One label of several by cross-entropy; the score is 1 when the label is the target.
+
+    A target outside the labels adds no loss and scores 0.
+
+    Args:
+        labels: the classes.
+        score: "share", or "set" where the metric is of the whole set: then score is None and the probability
+            is of the last label (hateful_memes: P("1")).
+        prior: frequency of each label in training, where the head's biases start; not needed to reload.
+    """
+
+    kind = "classification"
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        width: int,
+        labels: Sequence[str],
+        score: Literal["share", "set"] = "share",
+        prior: Float[Tensor, " c"] | None = None,
+    ) -> None:
+        super().__init__(task=task, width=width)
+        self.labels = Vocabulary(tuple(labels))
+        self.score: Literal["share", "set"] = score
+        self.head = MlpHead(width=width, num_outputs=len(self.labels))
+        if prior is not None:
+            self.head.start_from(prior.clamp_min(1e-5).log())
+
+    def targets(self, examples: Sequence[Example]) -> Int[Tensor, " b"]:
+        """Class indices, -100 for a target outside the labels."""
+        return torch.tensor(
+            [self.labels.index.get(str(example.target), -100) for example in examples], dtype=torch.long
+        )
+
+    def loss(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> Float[Tensor, ""]:
+        logits = self.head(states["joint"].pooled).float()
+        targets = self.targets(examples).to(logits.device)
+        total = F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
+        return total / (targets >= 0).sum().clamp_min(1)
+
+    @torch.no_grad()
+    def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
+        logprobs = self.head(states["joint"].pooled).float().cpu().log_softmax(-1)
+        best = logprobs.argmax(-1).tolist()
+        answers = []
+        for row, (example, column) in enumerate(zip(examples, best, strict=True)):
+            prediction = self.labels.answers[column]
+            known = self.labels.index.get(str(example.target))
+            shown = column if self.score == "share" else len(self.labels) - 1
+            scored = self.score == "share" and example.target is not None
+            answers.append(
+                Answer(
+                    id=example.id,
+                    image=example.image,
+                    direction="",
+                    prediction=prediction,
+                    target="" if example.target is None else str(example.target),
+                    score=float(prediction == example.target) if scored else None,
+                    probability=float(logprobs[row, shown].exp()),
+                    logprob=None if known is None else float(logprobs[row, known]),
+                    rank=None,
+                    slices=example.slices,
+                )
+            )
+        return answers
+
+    def describe(self) -> dict[str, object]:
+        labels = list(self.labels.answers)
+        return {
+            "kind": self.kind,
+            "task": self.task,
+            "width": self.width,
+            "labels": labels,
+            "score": self.score,
+        }
+
+
+def raw_answers(example: Example) -> tuple[str, ...]:
+    """The annotators' answers; none on splits without public answers."""
+    return example.target if isinstance(example.target, tuple) else ()

@@ -1,0 +1,81 @@
+"""Answer vocabularies: which answers a closed-set head can give, built from training examples by the
+documented rules.
+
+VQAv2: the consensus answer, normalised by the official rules and then freed of commas, is kept when it is the
+consensus of enough questions (nine give the usual 3,129 on train and val); order of first occurrence. GQA:
+every distinct answer. An answer outside the vocabulary cannot be given, and counts against the model as it
+does officially.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tasks.errors import TaskError
+from tasks.vqa_accuracy import normalise, share, tidy
+
+VQA_MIN_COUNT = 9
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Distinct answers in a fixed order; position is the class index.
+
+    Raises:
+        TaskError: there are no answers, or one is listed twice.
+    """
+
+    answers: tuple[str, ...]
+    index: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index = {answer: position for position, answer in enumerate(self.answers)}
+        if not index:
+            raise TaskError("an answer vocabulary needs at least one answer")
+        if len(index) < len(self.answers):
+            twice = next(answer for answer, count in Counter(self.answers).items() if count > 1)
+            raise TaskError(f"answer {twice!r} is twice in the vocabulary")
+        object.__setattr__(self, "index", index)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+
+def vqa_consensus(answer: str) -> str:
+    """How a `multiple_choice_answer` is spelled in a VQAv2 vocabulary."""
+    return normalise(tidy(answer)).replace(",", "")
+
+
+def vqa_vocabulary(consensus: Iterable[str], *, min_count: int = VQA_MIN_COUNT) -> Vocabulary:
+    """The VQAv2 vocabulary from the questions' `multiple_choice_answer`s.
+
+    Raises:
+        TaskError: no answer is the consensus of `min_count` questions.
+    """
+    counts = Counter(
+        vqa_consensus(answer) for answer in consensus
+    )  # a Counter keeps the order of first occurrence
+    kept = tuple(answer for answer, count in counts.items() if count >= min_count)
+    if not kept:
+        most = max(counts.values(), default=0)
+        raise TaskError(f"min_count {min_count} leaves no answer: the most frequent one has {most} questions")
+    return Vocabulary(kept)
+
+
+def label_vocabulary(labels: Iterable[str]) -> Vocabulary:
+    """Every distinct label, in order of first occurrence."""
+    return Vocabulary(tuple(dict.fromkeys(labels)))
+
+
+def soft_targets(answers: Sequence[str], vocabulary: Vocabulary) -> dict[int, float]:
+    """Class index -> soft target of the raw annotator strings: 0, .3, .6, .9, 1 for counts 0, 1, 2, 3, 4+ of
+    ten.
+    """
+    counts = Counter(answers)
+    return {
+        vocabulary.index[answer]: share(count, max(10, len(answers)))
+        for answer, count in counts.items()
+        if answer in vocabulary.index
+    }

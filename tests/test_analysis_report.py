@@ -1,0 +1,171 @@
+"""The report: complete, self-contained, escaped, the same numbers everywhere."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from synthetic_run import write_run
+
+from analysis.errors import RunFolderError
+from analysis.report import Report, render, write_report
+from analysis.results import assemble
+from analysis.terminal import summary_lines
+from analysis.words import compare, number, percent, points, verdict_sentence
+
+HOSTILE = "<script>alert(1)</script>|`$\\frac{$ \u202e\u05d0\u05d1 \U0001f600 "
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = write_run(tmp_path_factory.mktemp("runs") / "shown", num_rows=200)
+    return write_report(folder, num_resamples=200)
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what matters of a page: tags, ids, addresses and text outside scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "action"):
+                self.addresses.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_is_complete_and_needs_nothing_else(report: Report) -> None:
+    page = Page(report.html.read_text(encoding="utf-8"))
+    for section in ("verdict", "provenance", "scores", "contributions", "interactions", "errors", "controls"):
+        assert section in page.ids
+    for section in ("slices", "attention", "similarity", "cost", "training", "limits"):
+        assert section in page.ids
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert {address[1:] for address in page.addresses if address[:1] == "#"} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("script") == 1 and "iframe" not in page.tags
+    assert report.html.stat().st_size < 5_000_000
+
+
+def test_every_figure_is_a_file_with_an_alternative_text(report: Report) -> None:
+    files = sorted(report.figures.glob("*.svg"))
+    assert len(files) == 6 * 6 + 2
+    for path in files:
+        ElementTree.parse(path)
+    markdown = report.markdown.read_text(encoding="utf-8")
+    linked = re.findall(r"!\[(.+?)\]\(figures/(.+?)\.svg\)", markdown)
+    assert {name for _, name in linked} == {path.stem for path in files}
+    assert all(len(alt) > 20 for alt, _ in linked)
+
+
+def test_numbers_are_the_same_in_page_markdown_and_json(report: Report) -> None:
+    text = "".join(Page(report.html.read_text(encoding="utf-8")).text)
+    markdown = report.markdown.read_text(encoding="utf-8")
+    results = json.loads(report.json.read_text())
+    for task in results["tasks"].values():
+        for leaf in (*task["coalitions"],):
+            assert percent(leaf) in text and percent(leaf) in markdown
+        for leaf in task["shapley"].values():
+            assert points(leaf) in text and points(leaf) in markdown
+
+
+def test_the_page_says_what_it_may_not_claim(report: Report) -> None:
+    text = "".join(Page(report.html.read_text(encoding="utf-8")).text)
+    assert "conditional on the one seed" in text
+    assert "had not converged" in text
+    assert "controls not run: duplicate, seeds, averaged" in text
+    assert "attention describes where the model looks" in text
+    assert "established.</" not in text
+
+
+def test_dataset_strings_do_no_harm(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "hostile", tasks=("gqa",), num_rows=200, strings=HOSTILE)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "note": HOSTILE * 200, "run": HOSTILE}))
+    report = write_report(folder, num_resamples=50)
+    source = report.html.read_text(encoding="utf-8")
+    assert "<script>alert" not in source
+    assert Page(source).tags.count("script") == 1
+    assert "alert(1)" in "".join(Page(source).text)
+    assert "<script" not in report.markdown.read_text(encoding="utf-8")
+    for path in report.figures.glob("*.svg"):
+        tags = [element.tag for element in ElementTree.parse(path).iter()]
+        assert not any(tag.endswith("script") for tag in tags)
+
+
+def test_a_broken_folder_writes_nothing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "broken", tasks=("gqa",), num_rows=60)
+    (folder / "answers" / "gqa.0.masked.drop.vit.parquet").unlink()
+    with pytest.raises(RunFolderError):
+        write_report(folder, num_resamples=50)
+    assert not list(folder.glob("re*")) and not (folder / "figures").exists()
+
+
+def test_rendering_twice_gives_the_same_bytes_in_seconds(report: Report) -> None:
+    before = {path.name: path.read_bytes() for path in report.figures.glob("*.svg")}
+    page = report.html.read_bytes()
+    start = time.process_time()
+    render(report.html.parent, report.results, report.json)
+    assert time.process_time() - start < 15
+    assert {path.name: path.read_bytes() for path in report.figures.glob("*.svg")} == before
+    assert report.html.read_bytes() == page
+
+
+def test_a_run_with_little_in_it_still_renders(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "bare", tasks=("snli_ve",), num_rows=60)
+    for name in ("attention.parquet", "similarity.json", "cost.json", "environment.json"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "train")
+    for path in (folder / "answers").glob("*select*"):
+        path.unlink()
+    text = "".join(Page(write_report(folder, num_resamples=50).html.read_text(encoding="utf-8")).text)
+    assert "not compared with the best single encoder" in text
+
+
+def test_summary_has_a_line_a_task_with_intervals(report: Report) -> None:
+    lines = summary_lines(report.results)
+    for task in report.results["tasks"]:
+        [line] = [line for line in lines if line.startswith(f"{task} ")]
+        assert line.count(" to ") == 4
+    assert lines[-1] == report.results["interval_note"]
+    assert all(len(line) <= 140 for line in lines)
+
+
+def test_wording_follows_the_interval() -> None:
+    def leaf(value: float, low: float, high: float) -> dict[str, object]:
+        return {"value": value, "ci95": [low, high], "n": 10}
+
+    plain = str.maketrans({"\u00a0": " "})
+    assert compare(leaf(0.05, 0.02, 0.08), what="x").translate(plain) == "5.0 pt (2.0 to 8.0) above x"
+    assert compare(leaf(-0.05, -0.08, -0.02), what="x").translate(plain) == "5.0 pt (2.0 to 8.0) below x"
+    undecided = compare(leaf(0.01, -0.02, 0.04), what="x").translate(plain)
+    assert undecided == "not told apart from x (+1.0 pt (−2.0 to 4.0))"
+    assert number(-0.0001, scale=100, sign=True) == "0.0"
+    entry = {"encoder": "clip", "gain": leaf(0.01, -0.02, 0.04), "p_holm": 0.5, "detectable": 0.04}
+    entry |= {"grade": "undetermined", "replaceable_by": []}
+    said = verdict_sentence(entry, []).translate(plain)
+    assert said == (
+        "Dropping clip costs 1.0 pt (−2.0 to 4.0); its interval includes zero (Holm p = 0.500; "
+        "this design detects 4.0 pt or more)."
+    )
+
+
+def test_results_need_no_rendering_library(report: Report) -> None:
+    assert assemble(report.html.parent, num_resamples=200) == report.results

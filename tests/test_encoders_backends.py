@@ -1,0 +1,252 @@
+"""Each backend against its own library: equal tokens, equal pixels, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from encoders_folders import convnext_processor, hf_folder, open_clip_folder, picture, timm_folder
+
+from encoders import load_encoder
+from encoders.base import Encoder
+from encoders.errors import EncoderError
+from encoders.preprocess import from_hf, from_open_clip, from_timm
+
+IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+SHAPES = [(96, 80), (80, 96), (64, 64), (65, 131), (40, 30), (300, 63)]
+
+
+def load(text: str) -> Encoder:
+    return load_encoder(text)
+
+
+def rows(features: torch.Tensor) -> torch.Tensor:
+    """b c h w as tokens, written out by hand."""
+    return torch.stack(
+        [features[:, :, y, x] for y in range(features.shape[2]) for x in range(features.shape[3])], 1
+    )
+
+
+@torch.no_grad()
+def test_timm_vit_tokens(tmp_path: Path) -> None:
+    model = timm_folder(tmp_path / "vit")
+    encoder = load(f"timm:{tmp_path}/vit")
+    assert (encoder.name, encoder.width, encoder.grid, encoder.num_prefix) == ("timm:vit", 48, (4, 4), 1)
+    assert torch.equal(encoder.tokens(IMAGES), model.forward_features(IMAGES))
+    [expected] = model.forward_intermediates(IMAGES, indices=[1], output_fmt="NLC", intermediates_only=True)
+    for layer in (1, -2):
+        assert torch.equal(load(f"timm:{tmp_path}/vit?layer={layer}").tokens(IMAGES)[:, 1:], expected)
+
+
+@torch.no_grad()
+def test_timm_map_tokens(tmp_path: Path) -> None:
+    model = timm_folder(tmp_path / "net", kind="convnext")
+    encoder = load(f"timm:{tmp_path}/net")
+    assert (encoder.width, encoder.grid, encoder.num_prefix) == (64, (2, 2), 0)
+    assert torch.equal(encoder.tokens(IMAGES), rows(model.forward_features(IMAGES)))
+    middle = load(f"timm:{tmp_path}/net?layer=1")
+    expected = model.forward_intermediates(IMAGES, indices=[1], intermediates_only=True)[0]
+    assert middle.grid == (8, 8)
+    assert torch.equal(middle.tokens(IMAGES), rows(expected))
+
+
+@torch.no_grad()
+def test_open_clip_tokens(tmp_path: Path) -> None:
+    model = open_clip_folder(tmp_path / "clip")
+    encoder = load(f"open_clip:{tmp_path}/clip")
+    seen: list[torch.Tensor] = []
+    model.visual.ln_post.register_forward_hook(lambda _module, _given, result: seen.append(result))
+    model.visual.output_tokens = True
+    pooled, patches = model.visual(IMAGES)
+    tokens = encoder.tokens(IMAGES)
+    assert (encoder.width, encoder.grid, encoder.num_prefix) == (64, (4, 4), 1)
+    assert torch.equal(tokens, seen[0])
+    assert torch.equal(tokens[:, 1:], patches)
+    assert torch.allclose(tokens[:, 0] @ model.visual.proj, pooled, atol=1e-6)
+    taken = model.visual.forward_intermediates(IMAGES, indices=[0], output_fmt="NLC", intermediates_only=True)
+    early = load(f"open_clip:{tmp_path}/clip?layer=0").tokens(IMAGES)
+    assert torch.equal(early[:, 1:], taken["image_intermediates"][0])
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "vit"])
+@torch.no_grad()
+def test_hf_tokens(tmp_path: Path, kind: str) -> None:
+    model = hf_folder(tmp_path / kind, kind=kind)
+    encoder = load(f"hf:{tmp_path}/{kind}")
+    output = model(pixel_values=IMAGES, output_hidden_states=True)
+    assert (encoder.width, encoder.grid, encoder.num_prefix) == (48, (4, 4), 1)
+    assert torch.equal(encoder.tokens(IMAGES), output.last_hidden_state)
+    for layer, state in ((-2, -2), (0, 1), (1, 2)):
+        assert torch.equal(
+            load(f"hf:{tmp_path}/{kind}?layer={layer}").tokens(IMAGES), output.hidden_states[state]
+        )
+
+
+@torch.no_grad()
+def test_pooling_keeps_the_prefix_and_averages_cells(tmp_path: Path) -> None:
+    timm_folder(tmp_path / "vit")
+    whole = load(f"timm:{tmp_path}/vit").tokens(IMAGES)
+    encoder = load(f"timm:{tmp_path}/vit?pool=2x1")
+    pooled = encoder.tokens(IMAGES)
+    assert encoder.grid == (2, 1) and pooled.shape == (3, 3, 48)
+    assert torch.equal(pooled[:, 0], whole[:, 0])
+    assert torch.allclose(pooled[:, 1], whole[:, 1:9].mean(1), atol=1e-6)
+    assert torch.allclose(pooled[:, 2], whole[:, 9:].mean(1), atol=1e-6)
+    assert encoder.boxes.tolist() == [[0.5, 0.5, 1, 1], [0.5, 0.25, 1, 0.5], [0.5, 0.75, 1, 0.5]]
+
+
+def test_bf16_is_near_float32(tmp_path: Path) -> None:
+    timm_folder(tmp_path / "vit")
+    exact = load(f"timm:{tmp_path}/vit?dtype=fp32").tokens(IMAGES)
+    rough = load(f"timm:{tmp_path}/vit?dtype=bf16").tokens(IMAGES)
+    assert rough.dtype is torch.float32 and not torch.equal(exact, rough)
+    assert float((exact - rough).norm() / exact.norm()) < 2e-2
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+@pytest.mark.parametrize("crop", [("center", 0.9), ("squash", 1.0), ("border", 0.95), ("center", 1.0)])
+def test_timm_pixels(size: tuple[int, int], mode: str, crop: tuple[str, float]) -> None:
+    from timm.data import create_transform
+
+    config = {"interpolation": "bicubic", "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    for shape in ((3, 64, 64), (3, 48, 64)):
+        full = {**config, "input_size": shape, "crop_mode": crop[0], "crop_pct": crop[1]}
+        image = picture(1, size=size, mode=mode)
+        assert torch.equal(from_timm(full)(image), create_transform(**full)(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
+def test_open_clip_pixels(size: tuple[int, int], mode: str, resize_mode: str) -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    image = picture(2, size=size, mode=mode)
+    for target in (64, (48, 64)):
+        config = {"size": target, "interpolation": "bicubic", "resize_mode": resize_mode, "fill_color": 0}
+        config |= {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+        expected = image_transform_v2(PreprocessCfg(**config), is_train=False)(image)
+        assert torch.equal(from_open_clip(config)(image), expected)
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("kind", ["ViT", "Bit", "CLIP", "Siglip", "ConvNext"])
+def test_hf_pixels(size: tuple[int, int], mode: str, kind: str) -> None:
+    import transformers
+
+    sizes = {
+        "ViT": {"size": {"height": 48, "width": 64}},
+        "Bit": {"size": {"shortest_edge": 71}, "crop_size": {"height": 64, "width": 64}},
+        "CLIP": {"size": {"shortest_edge": 64}, "crop_size": {"height": 80, "width": 49}},
+        "Siglip": {"size": {"height": 64, "width": 64}},
+        "ConvNext": {"size": {"shortest_edge": 64}, "crop_pct": 0.875},
+    }
+    processor = getattr(transformers, f"{kind}ImageProcessorPil")(**sizes[kind])
+    image = picture(3, size=size, mode=mode)
+    described = {**processor.to_dict(), "image_processor_type": f"{kind}ImageProcessor"}
+    expected = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(from_hf(described)(image), expected)
+
+
+def test_loaded_encoder_has_its_checkpoints_preprocessing(tmp_path: Path) -> None:
+    timm_folder(tmp_path / "vit", std=[0.5, 0.5, 0.5], crop_mode="squash", crop_pct=1.0)
+    open_clip_folder(tmp_path / "clip", resize_mode="squash")
+    hf_folder(tmp_path / "dino")
+    vit = load(f"timm:{tmp_path}/vit").preprocess
+    assert (vit.resize, vit.size, vit.std) == ("exact", (64, 64), (0.5, 0.5, 0.5))
+    assert load(f"open_clip:{tmp_path}/clip").preprocess.resize == "exact"
+    dino = load(f"hf:{tmp_path}/dino").preprocess
+    assert (dino.size, dino.interpolation, dino.centring) == ((64, 64), "bilinear", "floor")
+    json.dumps(dino.describe())
+
+
+def test_fingerprint_follows_what_decides_the_values(tmp_path: Path) -> None:
+    timm_folder(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "moved")
+    timm_folder(tmp_path / "other_weights", seed=1)
+    timm_folder(tmp_path / "other_pixels", mean=[0.5, 0.46, 0.41])
+    shutil.copytree(tmp_path / "a", tmp_path / "other_heads")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    config["model_args"]["num_heads"] = 4
+    (tmp_path / "other_heads" / "config.json").write_text(json.dumps(config))
+    base = load(f"timm:{tmp_path}/a").fingerprint
+    assert len(base) == 64
+    assert load(f"x=timm:{tmp_path}/moved").fingerprint == base
+    changed = [
+        "other_weights",
+        "other_pixels",
+        "other_heads",
+        "a?pool=2x2",
+        "a?layer=-1",
+        "a?layer=-2",
+        "a?dtype=bf16",
+    ]
+    assert len({base, *(load(f"timm:{tmp_path}/{name}").fingerprint for name in changed)}) == len(changed) + 1
+
+
+def test_refusals_are_one_line_that_names_the_value(tmp_path: Path) -> None:
+    timm_folder(tmp_path / "vit")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text("{}")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"")
+    shutil.copytree(tmp_path / "vit", tmp_path / "torn")
+    weights = tmp_path / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    hf_folder(tmp_path / "hf")
+    (tmp_path / "hf" / "preprocessor_config.json").unlink()
+    cases = {
+        "timm:vit_smal_patch16_224": "vit_small_patch16_224",
+        "timm:vit_small_patch16_224.augreg_in1kk": "augreg_in1k",
+        "open_clip:ViT-B-23/openai": "ViT-B-32",
+        "open_clip:ViT-B-32/openay": "openai",
+        "demo:no_such": "unknown demo encoder",
+        f"timm:{tmp_path}/vti": "'vit'",
+        f"timm:{tmp_path}/pickled": "pickled weights",
+        f"timm:{tmp_path}/torn": "no whole safetensors",
+        f"hf:{tmp_path}/hf": "preprocessor_config.json",
+        f"hf:{tmp_path}/vit": "lacks 'model_type'",
+        f"open_clip:{tmp_path}/vit": "open_clip_config.json",
+        f"timm:{tmp_path}/vit?layer=3": "layer=3",
+        f"timm:{tmp_path}/vit?pool=5x4": "grid, which is 4x4",
+    }
+    for text, words in cases.items():
+        with pytest.raises(EncoderError, match=words) as caught:
+            load(text)
+        assert "\n" not in str(caught.value)
+
+
+def test_convnext_processor_of_transformers_is_described(tmp_path: Path) -> None:
+    hf_folder(tmp_path / "hf")
+    convnext_processor(tmp_path / "hf")
+    preprocess = load(f"hf:{tmp_path}/hf").preprocess
+    assert (preprocess.resize, preprocess.size, preprocess.crop) == ("shortest", (73, 73), (64, 64))
+
+
+def test_demo_folders_load_by_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from encoders import demo
+
+    monkeypatch.setattr(demo, "FOLDER", tmp_path)
+    timm_folder(tmp_path / "vit")
+    (tmp_path / "vit" / "demo.json").write_text('{"backend": "timm", "pool": "2x2", "objective": "shape"}')
+    encoder = load("eye=demo:vit")
+    assert (encoder.alias, encoder.name, encoder.grid) == ("eye", "demo:vit", (2, 2))
+    assert encoder.fingerprint == load(f"timm:{tmp_path}/vit?pool=2x2").fingerprint
+    assert load("demo:vit?pool=4x4").grid == (4, 4)
+
+
+def test_shipped_demo_encoders_load() -> None:
+    from encoders.demo import demo_names
+
+    for name in demo_names():
+        encoder = load(f"demo:{name}")
+        height, width = encoder.preprocess.output
+        assert encoder.tokens(torch.zeros(1, 3, height, width)).shape == (
+            1,
+            encoder.num_tokens,
+            encoder.width,
+        )
