@@ -39,7 +39,7 @@ def short(text: str, *, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def number(value: int | float, *, scale: float = 1.0, digits: int = 1, sign: bool = False) -> str:
+def number(value: int | float, *, scale: int | float = 1.0, digits: int = 1, sign: bool = False) -> str:
     """A number with a true minus sign and no negative zero."""
     text = f"{value * scale:+.{digits}f}" if sign else f"{value * scale:.{digits}f}"
     if float(text) == 0:
@@ -48,7 +48,7 @@ def number(value: int | float, *, scale: float = 1.0, digits: int = 1, sign: boo
 
 
 def with_interval(
-    leaf: Leaf, *, scale: float = 1.0, digits: int = 1, unit: str = "", sign: bool = False
+    leaf: Leaf, *, scale: int | float = 1.0, digits: int = 1, unit: str = "", sign: bool = False
 ) -> str:
     """Value and interval, or that it was not run."""
     if not is_run(leaf):

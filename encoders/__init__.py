@@ -38,9 +38,7 @@ def backend_table() -> dict[str, str]:
     table = dict(BACKENDS)
     for entry in entry_points(group=ENTRY_POINTS):
         if table.get(entry.name, entry.value) != entry.value:
-            raise EncoderError(
-                f"backend name {entry.name!r} is claimed by {table[entry.name]} and by {entry.value}"
-            )
+            raise EncoderError(f"backend name {entry.name!r} is claimed by {table[entry.name]} and by {entry.value}")
         table[entry.name] = entry.value
     return table
 
@@ -59,9 +57,7 @@ def load_encoder(spec: str | EncoderSpec, *, device: str = "cpu") -> Encoder:
     parsed = EncoderSpec.parse(spec) if isinstance(spec, str) else spec
     table = backend_table()
     if parsed.backend not in table:
-        raise EncoderError(
-            f"unknown backend {parsed.backend!r} in {parsed}: {nearest(parsed.backend, table)}"
-        )
+        raise EncoderError(f"unknown backend {parsed.backend!r} in {parsed}: {nearest(parsed.backend, table)}")
     module, _, attribute = table[parsed.backend].partition(":")
     encoder: Encoder = getattr(import_module(module), attribute)(parsed, device=device)
     return encoder

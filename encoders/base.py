@@ -132,15 +132,11 @@ class ModuleEncoder(Encoder):
         try:
             raw = self._forward(torch.zeros(1, 3, height, width, device=self._device))
         except (AssertionError, IndexError, ValueError, RuntimeError) as error:
-            raise EncoderError(
-                f"encoder {spec} fails on a {height}x{width} image: {one_line(error)}"
-            ) from error
+            raise EncoderError(f"encoder {spec} fails on a {height}x{width} image: {one_line(error)}") from error
         rows, columns = raw.grid.shape[1:3]
         if self._pool is not None and (self._pool[0] > rows or self._pool[1] > columns):
             wanted = "x".join(map(str, self._pool))
-            raise EncoderError(
-                f"pool={wanted} in encoder {spec} is larger than its grid, which is {rows}x{columns}"
-            )
+            raise EncoderError(f"pool={wanted} in encoder {spec} is larger than its grid, which is {rows}x{columns}")
         return pool_grid(raw, self._pool)
 
 

@@ -34,9 +34,7 @@ def local_files(
         raise EncoderError(f"encoder {spec}: there is no folder {folder}; {nearest(folder.name, siblings)}")
     for name in (config, weights):
         if not (folder / name).is_file():
-            pickles = sorted(
-                path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
-            )
+            pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
             why = f"; pickled weights ({', '.join(pickles)}) are not loaded, convert them" if pickles else ""
             raise EncoderError(f"encoder {spec}: {folder} has no {name}{why}")
     settings = read_json(spec, folder / config)
@@ -47,9 +45,7 @@ def local_files(
         with safe_open(folder / weights, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise EncoderError(
-            f"encoder {spec}: {folder / weights} is no whole safetensors file: {error}"
-        ) from error
+        raise EncoderError(f"encoder {spec}: {folder / weights} is no whole safetensors file: {error}") from error
     return settings
 
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.base import Encoder
 from encoders.errors import ImageError
@@ -99,14 +99,11 @@ def extract(
         total = sum(map(len, todo.values()))
         label = " ".join(dict.fromkeys(encoder.alias for encoder in encoders))
         problems: dict[str, str] = {}
-        with tqdm(
-            total=total, unit="img", desc=f"features {label}", disable=progress == "none" or not total
-        ) as bar:
+        with tqdm(total=total, unit="img", desc=f"features {label}", disable=progress == "none" or not total) as bar:
             for needing, wanted in todo.items():
                 jobs = [(files[digest], digest) for digest in wanted]
                 writers = [
-                    _Writer(encoders[i], FeatureStore(root, encoders[i]), batch_size=batch_size)
-                    for i in needing
+                    _Writer(encoders[i], FeatureStore(root, encoders[i]), batch_size=batch_size) for i in needing
                 ]
                 for batch in _batches(jobs, writers, pool, batch_size=batch_size, ahead=2 * workers):
                     problems |= batch.problems
@@ -121,9 +118,7 @@ def extract(
     return digests
 
 
-def _plan(
-    digests: Sequence[str], encoders: Sequence[Encoder], root: Path
-) -> dict[tuple[int, ...], list[str]]:
+def _plan(digests: Sequence[str], encoders: Sequence[Encoder], root: Path) -> dict[tuple[int, ...], list[str]]:
     """Positions of the encoders that lack an image -> those images, in order; they share their batches."""
     first: dict[str, int] = {}
     for position, encoder in enumerate(encoders):

@@ -9,12 +9,15 @@ different pixels. Code in a repository is never run.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
 from transformers import AutoImageProcessor, AutoModel
+from transformers.utils import logging as transformers_logging
 
 from encoders.base import Encoder, Forward, ModuleEncoder, one_line
 from encoders.checkpoint import local_files, read_json
@@ -42,13 +45,14 @@ def load_hf(spec: EncoderSpec, *, device: str) -> Encoder:
     source = spec.name if folder is None else str(folder)
     local_only = folder is not None
     try:
-        model = AutoModel.from_pretrained(
-            source,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=local_only,
-            dtype="float32",
-        )
+        with _quiet(local_only):
+            model = AutoModel.from_pretrained(
+                source,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=local_only,
+                dtype="float32",
+            )
         processors: Any = AutoImageProcessor
         processor = processors.from_pretrained(
             source, backend="pil", trust_remote_code=False, local_files_only=local_only
@@ -98,6 +102,20 @@ def _with_layout(states: Tensor, images: Tensor, patch_size: Any) -> TokenGrid:
     if side * side != length:
         raise ValueError(f"{length} tokens of width {states.shape[2]} are no grid")
     return from_sequence(states, num_prefix=0, rows=side, columns=side)
+
+
+@contextmanager
+def _quiet(local: bool) -> Iterator[None]:
+    """No bar for a folder, which loads at once; downloads keep theirs, and the setting is put back."""
+    progress: Any = transformers_logging
+    if not (local and progress.is_progress_bar_enabled()):
+        yield
+        return
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        progress.enable_progress_bar()
 
 
 def _preprocess(spec: EncoderSpec, processor: Any) -> Preprocess:

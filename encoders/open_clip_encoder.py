@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
-import open_clip
+import open_clip  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.base import Encoder, Forward, ModuleEncoder, one_line
 from encoders.checkpoint import local_files
@@ -34,9 +34,7 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
     """
     model_name, pretrained = _source(spec)
     try:
-        model = open_clip.create_model(
-            model_name, pretrained=pretrained, require_pretrained=True, weights_only=True
-        )
+        model = open_clip.create_model(model_name, pretrained=pretrained, require_pretrained=True, weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise EncoderError(f"open_clip cannot load encoder {spec}: {one_line(error)}") from error
     visual: Any = model.visual

@@ -56,9 +56,7 @@ class Part:
             raise StoreError(f"{file} is not a part of a feature store")
         end = self._start + max(entry["data_offsets"][1] for entry in self._header.values())
         if (size := file.stat().st_size) != end:
-            raise StoreError(
-                f"{file} is torn: it has {size} bytes where its header says {end}; delete it and rerun"
-            )
+            raise StoreError(f"{file} is torn: it has {size} bytes where its header says {end}; delete it and rerun")
         self.count = int(self._header["lengths"]["shape"][0])
 
     def array(self, name: str) -> NDArray[Any]:
@@ -91,9 +89,7 @@ class Part:
         """
         actual = _checksum({name: np.asarray(self.array(name)) for name in CHECKED})
         if actual != self._metadata["sha256"]:
-            raise StoreError(
-                f"{self.file} is altered: its checksum does not fit its bytes; delete it and rerun"
-            )
+            raise StoreError(f"{self.file} is altered: its checksum does not fit its bytes; delete it and rerun")
 
 
 def write_part(
@@ -189,9 +185,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
     except OSError as error:
         raise StoreError(f"cannot read {file}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise StoreError(
-            f"{file} is torn: its header cannot be read ({error}); delete it and rerun"
-        ) from error
+        raise StoreError(f"{file} is torn: its header cannot be read ({error}); delete it and rerun") from error
     return header, 8 + length
 
 

@@ -69,13 +69,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             hint = nearest(self.interpolation, INTERPOLATIONS)
-            raise EncoderError(
-                f"interpolation {self.interpolation!r} in the preprocessing description: {hint}"
-            )
+            raise EncoderError(f"interpolation {self.interpolation!r} in the preprocessing description: {hint}")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
-            raise EncoderError(
-                f"mean {self.mean} and std {self.std} must have three values, std none that is zero"
-            )
+            raise EncoderError(f"mean {self.mean} and std {self.std} must have three values, std none that is zero")
 
     @property
     def output(self) -> tuple[int, int]:
@@ -92,9 +88,7 @@ class Preprocess:
 
     def describe(self) -> dict[str, Any]:
         """The whole description as JSON values; part of the fingerprint."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 h w"]:
         if self.convert == "first" and image.mode != self.mode:
@@ -215,9 +209,7 @@ def from_hf(config: Mapping[str, Any]) -> Preprocess:
     edge, square = size.get("shortest_edge"), (size.get("height"), size.get("width"))
     target = (edge, edge) if edge else square
     if config.get("do_pad") or size.get("longest_edge") or (config.get("do_resize", True) and None in target):
-        raise EncoderError(
-            f"{name} with size {size} and padding {config.get('do_pad')} gives images no one fixed size"
-        )
+        raise EncoderError(f"{name} with size {size} and padding {config.get('do_pad')} gives images no one fixed size")
     base = Preprocess(
         resize="none" if not config.get("do_resize", True) else "shortest" if edge else "exact",
         size=(int(target[0] or 0), int(target[1] or 0)),

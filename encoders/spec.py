@@ -53,9 +53,7 @@ class EncoderSpec:
         if not ALIAS.fullmatch(self.alias):
             raise EncoderError(f"encoder alias {self.alias!r} must be made of a-z, 0-9, _ and -")
         if not self.name.strip() or "?" in self.name or not self.name.isprintable():
-            raise EncoderError(
-                f"encoder {self.backend}:{self.name!r} has no usable name (BACKEND:NAME?options)"
-            )
+            raise EncoderError(f"encoder {self.backend}:{self.name!r} has no usable name (BACKEND:NAME?options)")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
 
     @classmethod
@@ -70,9 +68,7 @@ class EncoderSpec:
         left, colon, name = head.partition(":")
         given, equals, backend = left.rpartition("=")
         if not colon:
-            raise EncoderError(
-                f"encoder {text!r} names no backend: write ALIAS=BACKEND:NAME, {_backend_hint(left)}"
-            )
+            raise EncoderError(f"encoder {text!r} names no backend: write ALIAS=BACKEND:NAME, {_backend_hint(left)}")
         if backend not in _builtin() and backend not in (table := _backends()):
             raise EncoderError(f"unknown backend {backend!r} in encoder {text!r}: {nearest(backend, table)}")
         alias = given if equals else _derived_alias(backend, name)

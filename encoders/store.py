@@ -122,9 +122,7 @@ class FeatureStore:
             StoreError: one is not stored.
         """
         if absent := self.missing(digests):
-            raise StoreError(
-                f"{len(absent)} of {len(digests)} images are not in {self.folder}: {absent[0]}, …"
-            )
+            raise StoreError(f"{len(absent)} of {len(digests)} images are not in {self.folder}: {absent[0]}, …")
         places = np.array([self._rows[digest] for digest in digests], dtype=np.int64).reshape(-1, 2)
         lengths = np.array([self._length(part, row) for part, row in places.tolist()], dtype=np.int64)
         longest = int(lengths.max()) if len(digests) else 0
@@ -198,9 +196,7 @@ class FeatureStore:
         starts = self._parts[part].starts
         return int(starts[row + 1] - starts[row])
 
-    def _gather(
-        self, part: Part, rows: Any, lengths: Any, places: Any, buffer: np.ndarray[Any, np.dtype[Any]]
-    ) -> None:
+    def _gather(self, part: Part, rows: Any, lengths: Any, places: Any, buffer: np.ndarray[Any, np.dtype[Any]]) -> None:
         """Copies the chosen images from the mapped part into their places."""
         longest, count = buffer.shape[1], part.count
         if part.tokens.shape[0] == count * longest and (lengths == longest).all():
@@ -241,6 +237,4 @@ def _read_meta(file: Path) -> dict[str, Any]:
 def _check_fingerprint(file: Path, fingerprint: str) -> None:
     stored = _read_meta(file).get("fingerprint")
     if stored != fingerprint:
-        raise StoreError(
-            f"{file} has fingerprint {stored}, this encoder has {fingerprint}: move the folder away"
-        )
+        raise StoreError(f"{file} has fingerprint {stored}, this encoder has {fingerprint}: move the folder away")

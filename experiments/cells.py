@@ -50,9 +50,7 @@ class Cell:
     @property
     def file(self) -> str:
         """The file's name."""
-        name = (
-            f"{self.task}.{self.seed}.{self.mode}.{self.removal}.{coalition_name(self.coalition) or 'none'}"
-        )
+        name = f"{self.task}.{self.seed}.{self.mode}.{self.removal}.{coalition_name(self.coalition) or 'none'}"
         return f"{name}.select.parquet" if self.split == "select" else f"{name}.parquet"
 
     def write(self, folder: Path, answers: Sequence[Answer]) -> None:

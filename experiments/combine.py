@@ -20,9 +20,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's flags; none of them needs torch."""
     made = argparse.ArgumentParser(prog="python -m experiments.combine", description=__doc__)
     made.add_argument("--preset", default=None, help="demo (default), tiny or base")
-    made.add_argument(
-        "--config", type=Path, help="a JSON file such as a run's config.json, instead of a preset"
-    )
+    made.add_argument("--config", type=Path, help="a JSON file such as a run's config.json, instead of a preset")
     made.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="such as train.lr=1e-4"
     )
@@ -31,9 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "--encoders", nargs="+", metavar="ALIAS=SPEC", help="such as clip=open_clip:ViT-B-32/openai?pool=7x7"
     )
     made.add_argument("--data", help="folder with one folder per dataset; default: the embedded world")
-    made.add_argument(
-        "--images", nargs="+", metavar="TASK=FOLDER", default=[], help="where a task's images lie"
-    )
+    made.add_argument("--images", nargs="+", metavar="TASK=FOLDER", default=[], help="where a task's images lie")
     made.add_argument("--fusion", help="fusion operator")
     made.add_argument("--text", help="text trunk: demo, scratch, or a folder with a BERT checkpoint")
     made.add_argument("--run", help="name of the run's folder")
@@ -68,9 +64,7 @@ def configure(args: argparse.Namespace) -> RunConfig:
     for task in args.tasks or ():
         if task not in settings.TASKS:
             raise ConfigError(f"unknown task {task!r}; {near(task, settings.TASKS)}")
-    fusion = {
-        key: value for key, value in (("operator", args.fusion), ("text", args.text)) if value is not None
-    }
+    fusion = {key: value for key, value in (("operator", args.fusion), ("text", args.text)) if value is not None}
     config = replace(config, images=images, fusion=replace(config.fusion, **fusion))
     config = settings.with_values(
         config,

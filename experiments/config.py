@@ -203,9 +203,7 @@ def check(config: RunConfig) -> RunConfig:
     if not config.tasks or not config.seeds or not config.encoders:
         raise ConfigError("a run needs at least one task, one seed and one encoder")
     if len(config.encoders) > 8:
-        raise ConfigError(
-            f"{len(config.encoders)} encoders make {2 ** len(config.encoders)} coalitions; at most 8"
-        )
+        raise ConfigError(f"{len(config.encoders)} encoders make {2 ** len(config.encoders)} coalitions; at most 8")
     return config
 
 
@@ -224,7 +222,7 @@ def _build(kind: type[Any], values: Mapping[str, Any], *, where: str) -> Any:
 
 def _convert(hint: Any, value: Any, *, where: str) -> Any:
     if is_dataclass(hint):
-        if isinstance(value, hint):
+        if isinstance(value, typing.cast(type[Any], hint)):
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}={value!r} must be a group of settings")

@@ -1,4 +1,4 @@
-"""What an encoder costs (parameters, GFLOPs, tokens, milliseconds an image) and how alike two encoders' features are."""
+"""What an encoder costs (parameters, GFLOPs, tokens, milliseconds an image) and how alike two of them are."""
 
 from __future__ import annotations
 

@@ -41,13 +41,17 @@ class TaskData:
         return {example.image: split.image_path(example) for example in split.examples}
 
 
+def check_data(config: RunConfig) -> None:
+    """Refuses a data folder that is not there, before anything slow is loaded. Raises ConfigError."""
+    if config.data is not None and not Path(config.data).is_dir():
+        raise ConfigError(f"--data {config.data} is not a folder")
+
+
 def find_data(config: RunConfig, say: Callable[[str], None]) -> Path:
     """The folder with one folder per dataset; the embedded world is written first where none is named."""
     if config.data is not None:
-        folder = Path(config.data)
-        if not folder.is_dir():
-            raise ConfigError(f"--data {folder} is not a folder")
-        return folder
+        check_data(config)
+        return Path(config.data)
     world = Path(config.cache) / f"world-seed{config.world_seed}-scale{config.world_scale:g}"
     return build_world(world, seed=config.world_seed, scale=config.world_scale, progress=say)
 
@@ -62,9 +66,7 @@ def read_tasks(config: RunConfig, data: Path) -> dict[str, TaskData]:
         options = {"min_count": config.train.min_count} if name == "vqa" else {}
         task = load_task(name, **options)
         images = Path(config.images[name]) if name in config.images else None
-        splits = {
-            part: task.read(data / name, part, images=images, limit=config.evaluate.limit) for part in PARTS
-        }
+        splits = {part: task.read(data / name, part, images=images, limit=config.evaluate.limit) for part in PARTS}
         for split in splits.values():
             split.check_images()
         found[name] = TaskData(task, splits)
@@ -82,6 +84,13 @@ class FeatureBank:
     def aliases(self) -> tuple[str, ...]:
         """The run's encoders in the run's order."""
         return tuple(self._stores)
+
+    def summary(self) -> list[str]:
+        """One line per encoder: images stored, bytes an image, folder."""
+        return [
+            f"{alias}: {len(store)} images, {store.bytes_per_image} bytes each, in {store.folder}"
+            for alias, store in self._stores.items()
+        ]
 
     def features(
         self, task: str, images: Sequence[str], coalition: Sequence[str], device: torch.device | str = "cpu"
@@ -101,16 +110,11 @@ class FeatureBank:
         return self.features(task, [example.image for example in examples], coalition, device)
 
 
-def fill_stores(
-    config: RunConfig, data: Mapping[str, TaskData], encoders: Mapping[str, Encoder]
-) -> FeatureBank:
+def fill_stores(config: RunConfig, data: Mapping[str, TaskData], encoders: Mapping[str, Encoder]) -> FeatureBank:
     """Extracts what is not stored yet; refuses images that cannot be decoded."""
     root = Path(config.cache) / "features"
     named = {
-        (name, image): path
-        for name, task in data.items()
-        for part in PARTS
-        for image, path in task.paths(part).items()
+        (name, image): path for name, task in data.items() for part in PARTS for image, path in task.paths(part).items()
     }
     digests = extract(list(dict.fromkeys(named.values())), list(encoders.values()), root=root, batch_size=64)
     stores = {alias: FeatureStore(root, encoder) for alias, encoder in encoders.items()}

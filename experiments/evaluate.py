@@ -95,7 +95,7 @@ class Evaluator:
 
     @torch.no_grad()
     def attention(self, coalition: Coalition, *, examples: int) -> list[dict[str, Any]]:
-        """Mean attention mass of the CLS query per layer, head and span, over the first examples of the joint stream."""
+        """Mean attention mass of the CLS query per layer, head and span, over the first examples."""
         chosen = self.examples[:examples]
         totals: Tensor | None = None
         shares: Tensor | None = None
@@ -103,9 +103,7 @@ class Evaluator:
         for start in range(0, len(chosen), self.batch_size):
             batch = chosen[start : start + self.batch_size]
             features = self.bank.of_examples(self.task, batch, coalition, self.device)
-            found = self.model.fusion.encode(
-                [e.text for e in batch], features, coalition, attention="mass"
-            ).attention
+            found = self.model.fusion.encode([e.text for e in batch], features, coalition, attention="mass").attention
             assert found is not None
             mass, share, names = found.mass.sum(1).cpu(), found.token_share.cpu() * len(batch), found.names
             totals = mass if totals is None else totals + mass

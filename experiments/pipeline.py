@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from analysis.report import write_report
 from analysis.terminal import summary_lines
@@ -27,7 +27,7 @@ from encoders.base import Encoder
 from experiments.cells import Cell, write_examples, write_table
 from experiments.config import RunConfig
 from experiments.cost import encoder_cost, similarity
-from experiments.data import PARTS, FeatureBank, TaskData, fill_stores, find_data, read_tasks
+from experiments.data import PARTS, FeatureBank, TaskData, check_data, fill_stores, find_data, read_tasks
 from experiments.errors import ConfigError
 from experiments.evaluate import Evaluator
 from experiments.model import TaskModel, load_weights, save_weights, write_json
@@ -49,10 +49,9 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
         timings[step] = round(time.perf_counter() - started - sum(timings.values()), 1)
 
     _check_run_folder(config)
-    say(
-        f"run {config.name}: {len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}"
-    )
+    say(f"run {config.name}: {len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}")
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.train.precision)
+    check_data(config)
     encoders = _load_encoders(config, str(accelerator.device))
     data = read_tasks(config, find_data(config, say))
     finish("data")
@@ -99,9 +98,7 @@ def build_model(
     widths = {alias: encoder.width for alias, encoder in encoders.items()}
     fusion = FusionModel(config.fusion, widths, seed=seed)
     torch.manual_seed(seed)
-    objectives = {
-        name: item.task.objective(item.splits["train"], config.fusion.width) for name, item in data.items()
-    }
+    objectives = {name: item.task.objective(item.splits["train"], config.fusion.width) for name, item in data.items()}
     for objective in objectives.values():
         load_objective(objective.describe())
     return TaskModel(fusion, objectives)
@@ -117,13 +114,9 @@ def _train_and_answer(
     accelerator: Accelerator,
     finish: Callable[[str], None],
 ) -> None:
-    jobs = (
-        {"joint": dict(data)} if config.train.joint else {name: {name: item} for name, item in data.items()}
-    )
+    jobs = {"joint": dict(data)} if config.train.joint else {name: {name: item} for name, item in data.items()}
     for name, part in jobs.items():
-        masked = _trained(
-            config, part, bank, encoders, name=name, mode="masked", seed=seed, accelerator=accelerator
-        )
+        masked = _trained(config, part, bank, encoders, name=name, mode="masked", seed=seed, accelerator=accelerator)
         finish(f"training {name} seed {seed}")
         if accelerator.is_main_process:
             for task, item in part.items():
@@ -164,9 +157,7 @@ def _trained(
         scores = {}
         for task, item in data.items():
             limit = (
-                None
-                if item.task.objective is None or now.objective(task).scoring == "gallery"
-                else VALIDATION_LIMIT
+                None if item.task.objective is None or now.objective(task).scoring == "gallery" else VALIDATION_LIMIT
             )
             evaluator = _evaluator(config, now, bank, item, "select", limit=limit)
             scores[task] = item.task.value(evaluator.answers(full))
@@ -193,9 +184,7 @@ def _evaluator(
     return Evaluator(model, bank, data, part, batch_size=config.evaluate.batch_size, limit=limit)
 
 
-def _answer(
-    config: RunConfig, task: str, data: TaskData, bank: FeatureBank, model: TaskModel, *, seed: int
-) -> None:
+def _answer(config: RunConfig, task: str, data: TaskData, bank: FeatureBank, model: TaskModel, *, seed: int) -> None:
     """All coalitions on test, the single encoders on validation, shuffled images, re-ranking, attention."""
     folder, full = config.folder, bank.aliases
     gallery = model.objective(task).scoring == "gallery"
@@ -229,11 +218,7 @@ def _side_files(
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     folder = config.folder
-    parts = [
-        pq.read_table(folder / "attention" / f"{task}.{seed}.parquet")
-        for task in data
-        for seed in config.seeds
-    ]
+    parts = [pq.read_table(folder / "attention" / f"{task}.{seed}.parquet") for task in data for seed in config.seeds]
     write_table(pa.concat_tables(parts), folder / "attention.parquet")
     if not (folder / "baselines.json").exists():
         baselines = {}
@@ -249,17 +234,10 @@ def _side_files(
     if not (folder / "examples.parquet").exists():
         write_examples(
             folder,
-            [
-                (name, part, e)
-                for name, item in data.items()
-                for part in PARTS[1:]
-                for e in item.splits[part].examples
-            ],
+            [(name, part, e) for name, item in data.items() for part in PARTS[1:] for e in item.splits[part].examples],
         )
     if not (folder / "cost.json").exists():
-        write_json(
-            folder / "cost.json", {alias: encoder_cost(encoder) for alias, encoder in encoders.items()}
-        )
+        write_json(folder / "cost.json", {alias: encoder_cost(encoder) for alias, encoder in encoders.items()})
     if not (folder / "similarity.json").exists():
         write_json(folder / "similarity.json", similarity(data, bank))
 
@@ -288,12 +266,8 @@ def _commit() -> dict[str, Any]:
     """Commit of the source tree and whether it was changed; None outside a git checkout."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True
-        )
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import nn
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from experiments.config import RunConfig, TrainConfig
 from experiments.data import FeatureBank, TaskData
@@ -63,16 +63,10 @@ def train_model(
     """Trains in place; returns the record (losses, validation scores, steps, whether it had converged)."""
     settings = config.train
     steps = settings.steps if mode == "masked" else settings.blind_steps
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings), lr=settings.lr, betas=(0.9, 0.98), eps=1e-8
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(step, steps, settings.warmup)
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.lr, betas=(0.9, 0.98), eps=1e-8)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, settings.warmup))
     wrapped, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    sampler = Sampler(
-        {task: item.splits["train"].examples for task, item in data.items()}, settings, seed=seed
-    )
+    sampler = Sampler({task: item.splits["train"].examples for task, item in data.items()}, settings, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     losses: list[tuple[int, float]] = []
     select: list[tuple[int, dict[str, float]]] = []

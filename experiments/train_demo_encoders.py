@@ -27,14 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("encoders/demo"), help="folder that gets one folder per encoder"
     )
-    parser.add_argument(
-        "--text-out", type=Path, default=Path("fusion/demo_text"), help="folder of the text trunk"
-    )
+    parser.add_argument("--text-out", type=Path, default=Path("fusion/demo_text"), help="folder of the text trunk")
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--scenes", type=int, default=20_000, help="scenes to render")
-    parser.add_argument(
-        "--steps-scale", type=float, default=1.0, help="share of the recipe's steps (for trials)"
-    )
+    parser.add_argument("--steps-scale", type=float, default=1.0, help="share of the recipe's steps (for trials)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     import encoders.torchvision_compat  # noqa: F401  (timm and open_clip import torchvision)
@@ -168,9 +164,7 @@ def _write(
     save_file(state, folder / f"{weights}.safetensors", metadata={"format": "pt"})
 
 
-def _card(
-    folder: Path, name: str, objective: str, *, steps: int, seed: int, loss: float, scenes: int
-) -> None:
+def _card(folder: Path, name: str, objective: str, *, steps: int, seed: int, loss: float, scenes: int) -> None:
     weights = next(folder.glob("*.safetensors"))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     lines = [

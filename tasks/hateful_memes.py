@@ -53,7 +53,7 @@ class HatefulMemes(Task):
 
     def secondary(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Accuracy at one half."""
-        from sklearn.metrics import accuracy_score
+        from sklearn.metrics import accuracy_score  # type: ignore[import-untyped]
 
         targets, probabilities = labelled(answers)
         return {"accuracy": float(accuracy_score(targets, [int(p > 0.5) for p in probabilities]))}

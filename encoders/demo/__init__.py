@@ -36,16 +36,12 @@ def load_demo(spec: EncoderSpec, *, device: str) -> Encoder:
     from encoders.spec import OPTIONS
 
     if spec.name not in demo_names():
-        raise EncoderError(
-            f"unknown demo encoder {spec.name!r} in {spec}: {nearest(spec.name, demo_names())}"
-        )
+        raise EncoderError(f"unknown demo encoder {spec.name!r} in {spec}: {nearest(spec.name, demo_names())}")
     folder = FOLDER / spec.name
     card = read_json(spec, folder / CARD)
     backend = card.get("backend")
     if backend not in BACKENDS or backend == "demo":
-        raise EncoderError(
-            f"backend {backend!r} in {folder / CARD}: {nearest(str(backend), set(BACKENDS) - {'demo'})}"
-        )
+        raise EncoderError(f"backend {backend!r} in {folder / CARD}: {nearest(str(backend), set(BACKENDS) - {'demo'})}")
     defaults = {key: str(value) for key, value in card.items() if key in OPTIONS}
     encoder = load_encoder(spec.at(str(backend), folder, defaults), device=device)
     encoder.name = f"demo:{spec.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import open_clip
+import open_clip  # type: ignore[import-untyped]
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from experiments.demo_recipes.scene_bank import INPUT, MEAN, STD, SceneBank
 from experiments.demo_recipes.training import train
 
 CONTEXT = 40
-OBJECTIVE = "contrast of pictures and captions (InfoNCE, batch 192), captions name attributes, relations and written words"
+OBJECTIVE = (
+    "contrast of pictures and captions (InfoNCE, batch 192), captions name attributes, relations and written words"
+)
 
 
 def model_config(vocabulary: int) -> dict[str, Any]:
@@ -54,9 +56,7 @@ def train_clip(
     config["text_cfg"].pop("hf_tokenizer_name")
     model = open_clip.CLIP(**config)
     flat = [text for texts in bank.captions for text in texts]
-    ids = tokenizer(flat, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt")[
-        "input_ids"
-    ]
+    ids = tokenizer(flat, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt")["input_ids"]
     ids = ids.view(len(bank.captions), -1, CONTEXT)
     generator = torch.Generator().manual_seed(seed)
     batch_size = 192

@@ -1,6 +1,8 @@
-"""A ConvNeXt (timm) supervised on the colours and textures of each cell, with the cells shuffled so that form is lost."""
+"""A ConvNeXt (timm) supervised on the colours and textures of each cell, shuffled so that form is lost."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import timm
 import torch
@@ -13,7 +15,7 @@ from experiments.demo_recipes.training import train
 from experiments.world.scene import CANVAS, COLOURS, TEXTURES, Scene
 
 ARCHITECTURE = "convnext_atto"
-MODEL_ARGS = {
+MODEL_ARGS: dict[str, Any] = {
     "patch_size": 2,
     "output_stride": 16,
     "depths": (1, 2, 3, 1),
@@ -31,9 +33,7 @@ def cell_labels(scene: Scene) -> Tensor:
     pairs = len(COLOURS) * len(TEXTURES)
     found = torch.zeros(GRID * GRID, len(COLOURS) + len(TEXTURES) + pairs)
     for item in scene.items:
-        near = ((centre[None, :] - item.x) ** 2 + (centre[:, None] - item.y) ** 2) <= (
-            0.85 * item.radius
-        ) ** 2
+        near = ((centre[None, :] - item.x) ** 2 + (centre[:, None] - item.y) ** 2) <= (0.85 * item.radius) ** 2
         cover = rearrange(near.float(), "(r a) (c b) -> (r c) (a b)", a=fine, b=fine).sum(-1) >= 6
         colour, texture = tuple(COLOURS).index(item.colour), TEXTURES.index(item.texture)
         found[cover, colour] = 1
@@ -51,7 +51,7 @@ def shuffle_cells(images: Tensor, order: Tensor) -> Tensor:
 def train_convnext(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, float]:
     """Returns the trained timm model without its training head, and the final loss."""
     torch.manual_seed(seed)
-    model = timm.create_model(ARCHITECTURE, **MODEL_ARGS)
+    model: Any = timm.create_model(ARCHITECTURE, **MODEL_ARGS)
     labels = torch.stack([cell_labels(scene) for scene in bank.scenes])
     head = nn.Linear(128, labels.shape[-1])
     generator = torch.Generator().manual_seed(seed)

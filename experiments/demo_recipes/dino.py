@@ -77,10 +77,7 @@ def train_dino(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, fl
             seen = [teacher_head(teacher(view).last_hidden_state[:, 0]).float() for view in wide]
             targets = [((view - centre) / temperature).softmax(-1) for view in seen]
             centre.mul_(0.9).add_(0.1 * torch.cat(seen).mean(0))
-        outputs = [
-            (head(student(view).last_hidden_state[:, 0]).float() / 0.1).log_softmax(-1)
-            for view in wide + near
-        ]
+        outputs = [(head(student(view).last_hidden_state[:, 0]).float() / 0.1).log_softmax(-1) for view in wide + near]
         terms = [
             -(target * output).sum(-1).mean()
             for i, target in enumerate(targets)

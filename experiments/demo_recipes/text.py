@@ -69,9 +69,7 @@ def train_text(bank: SceneBank, folder: Path, *, steps: int, seed: int) -> float
         loss: Tensor = out.loss
         return loss
 
-    loss = train(
-        [model], loss_of, name="text", rows=len(ids), steps=steps, batch_size=128, lr=1e-3, seed=seed
-    )
+    loss = train([model], loss_of, name="text", rows=len(ids), steps=steps, batch_size=128, lr=1e-3, seed=seed)
     model.bert.save_pretrained(folder)
     return loss
 

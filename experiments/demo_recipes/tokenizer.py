@@ -1,4 +1,4 @@
-"""A word-level tokenizer over a closed vocabulary: special tokens first, `[SEP]` last, so that its id is the highest."""
+"""A word-level tokenizer over a closed vocabulary: special tokens first, `[SEP]` last, the highest id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def closed_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         single="[CLS] $A [SEP]",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",

@@ -42,7 +42,7 @@ def train(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = loss_of(batch, step)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 3.0)
         optimizer.step()
         schedule.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from experiments.demo_recipes.training import train
 from experiments.world.scene import CANVAS, SHAPES, Scene
 
 ARCHITECTURE = "vit_tiny_patch16_224"
-MODEL_ARGS = {
+MODEL_ARGS: dict[str, Any] = {
     "img_size": INPUT,
     "patch_size": 8,
     "embed_dim": 128,
@@ -50,7 +52,7 @@ def scramble_colours(images: Tensor, generator: torch.Generator) -> Tensor:
 def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, float]:
     """Returns the trained timm model without its training heads, and the final loss."""
     torch.manual_seed(seed)
-    model = timm.create_model(ARCHITECTURE, **MODEL_ARGS)
+    model: Any = timm.create_model(ARCHITECTURE, **MODEL_ARGS)
     head = nn.Linear(128, len(SHAPES) + 1 + 3 + 2)
     labels = [dense_labels(scene) for scene in bank.scenes]
     shapes, sizes, offsets = (torch.stack(column) for column in zip(*labels, strict=True))
@@ -65,7 +67,8 @@ def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, flo
         size = F.cross_entropy(out[..., num : num + 3].flatten(0, 1), sizes[rows].flatten(), reduction="none")
         inside = (shapes[rows] > 0).float()[..., None]
         place = ((out[..., num + 3 :] - offsets[rows]).abs() * inside).sum() / inside.sum().clamp_min(1)
-        return ((shape + 0.5 * size) * weight.flatten()).sum() / weight.sum() + 0.5 * place
+        total: Tensor = ((shape + 0.5 * size) * weight.flatten()).sum() / weight.sum() + 0.5 * place
+        return total
 
     loss = train(
         [model, head],

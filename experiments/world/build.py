@@ -57,9 +57,7 @@ def build_world(
     return out
 
 
-def _writers(
-    sizes: dict[str, dict[str, int]], seed: int, pool: Executor
-) -> dict[str, Callable[[Path], None]]:
+def _writers(sizes: dict[str, dict[str, int]], seed: int, pool: Executor) -> dict[str, Callable[[Path], None]]:
     per = RECORDS_PER_IMAGE
     return {
         "flickr30k": lambda to: write_flickr30k(to, sizes["flickr30k"], seed=seed, pool=pool),

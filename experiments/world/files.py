@@ -18,9 +18,7 @@ def write_pictures(folder: Path, named: Sequence[tuple[str, Scene]], *, pool: Ex
     """Paints each scene into `folder / name`."""
     for parent in {(folder / name).parent for name, _ in named}:
         parent.mkdir(parents=True, exist_ok=True)
-    chunks = [
-        [(folder / name, scene) for name, scene in named[k : k + CHUNK]] for k in range(0, len(named), CHUNK)
-    ]
+    chunks = [[(folder / name, scene) for name, scene in named[k : k + CHUNK]] for k in range(0, len(named), CHUNK)]
     list(pool.map(_write_chunk, chunks))
 
 
@@ -42,6 +40,4 @@ def write_json(path: Path, content: Any) -> None:
 def write_json_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """One JSON document a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
-    )
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

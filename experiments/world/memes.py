@@ -47,9 +47,7 @@ def _verb(rng: np.random.Generator, unkind: bool) -> str:
     return (UNKIND if unkind else KIND)[rng.integers(4)]
 
 
-def _scene_where(
-    rng: np.random.Generator, style: SceneStyle, factor: str, value: str, present: bool
-) -> Scene:
+def _scene_where(rng: np.random.Generator, style: SceneStyle, factor: str, value: str, present: bool) -> Scene:
     while True:
         scene = draw_scene(rng, style)
         if any(item.attribute(factor) == value for item in scene.items) == present:

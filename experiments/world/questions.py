@@ -104,9 +104,7 @@ def _ask_attribute(
 
 def _count(rng: np.random.Generator, scene: Scene) -> Question:
     if rng.random() < 0.5:
-        return Question(
-            "how many things are there?", str(len(scene.items)), "count", "how many", "number", "count", 1
-        )
+        return Question("how many things are there?", str(len(scene.items)), "count", "how many", "number", "count", 1)
     factor = ("colour", "shape")[rng.integers(2)]
     value = VALUES[factor][rng.integers(len(VALUES[factor]))]
     if rng.random() < 0.7:
@@ -136,9 +134,7 @@ def _exists(rng: np.random.Generator, scene: Scene) -> Question | None:
     while True:
         pair = (tuple(COLOURS)[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))])
         if (pair in pairs) == wanted:
-            return _yes_no(
-                f"is there a {pair[0]} {pair[1]}?", wanted, "existence", "is there a", "colour+shape", 2
-            )
+            return _yes_no(f"is there a {pair[0]} {pair[1]}?", wanted, "existence", "is there a", "colour+shape", 2)
 
 
 def _yes_no(text: str, wanted: bool, kind: str, prefix: str, factor: str, facts: int) -> Question:
@@ -155,9 +151,7 @@ def _relation(rng: np.random.Generator, scene: Scene) -> Question | None:
         return None
     wanted = bool(rng.integers(2))
     said = how if wanted else INVERSE[how]
-    return _yes_no(
-        f"is the {first.shape} {said} the {second.shape}?", wanted, "relation", "is the", "position", 2
-    )
+    return _yes_no(f"is the {first.shape} {said} the {second.shape}?", wanted, "relation", "is the", "position", 2)
 
 
 def _compare(rng: np.random.Generator, scene: Scene) -> Question | None:
@@ -167,9 +161,7 @@ def _compare(rng: np.random.Generator, scene: Scene) -> Question | None:
         return None
     first, second = pairs[rng.integers(len(pairs))]
     wanted = first.size == "large"
-    return _yes_no(
-        f"is the {first.shape} bigger than the {second.shape}?", wanted, "comparison", "is the", "size", 2
-    )
+    return _yes_no(f"is the {first.shape} bigger than the {second.shape}?", wanted, "comparison", "is the", "size", 2)
 
 
 def _read(rng: np.random.Generator, scene: Scene) -> Question | None:
@@ -179,9 +171,7 @@ def _read(rng: np.random.Generator, scene: Scene) -> Question | None:
 
 
 def _background(rng: np.random.Generator, scene: Scene) -> Question:
-    return Question(
-        "what is behind the things?", scene.background, "background", "what is", "other", "background", 1
-    )
+    return Question("what is behind the things?", scene.background, "background", "what is", "other", "background", 1)
 
 
 KINDS: tuple[Callable[[np.random.Generator, Scene], Question | None], ...] = (

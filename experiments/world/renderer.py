@@ -9,13 +9,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.world.scene import CANVAS, COLOURS, CURTAIN_WIDTH, Item, Scene
 
-Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+Array = NDArray[np.floating[Any]]
 Paint = Callable[[np.random.Generator], Array]
 Y, X = (axis.astype(np.float32) for axis in np.mgrid[0:CANVAS, 0:CANVAS])
 FONT_SIZE = 19
@@ -32,7 +34,7 @@ def render(scene: Scene) -> Image.Image:
         _paint_item(canvas, item, rng)
     if scene.curtain:
         _paint_curtain(canvas, scene.curtain)
-    canvas += rng.normal(0, 3, size=canvas.shape).astype(np.float32)
+    canvas += 3 * rng.standard_normal(canvas.shape, dtype=np.float32)
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
     if scene.top_text:
         _write(image, scene.top_text, top=True)
@@ -55,6 +57,11 @@ def _noise(rng: np.random.Generator, rows: int, columns: int) -> Array:
     return np.asarray(enlarged, dtype=np.float32)
 
 
+def _sine(phase: Array) -> Array:
+    waves: Array = np.sin(phase, dtype=np.float32)
+    return waves
+
+
 def _brick(rng: np.random.Generator) -> Array:
     y, x = Y + rng.uniform(0, 20), X + rng.uniform(0, 28)
     shifted = x + 14 * (np.floor(y / 12) % 2)
@@ -68,18 +75,17 @@ def _tiles(rng: np.random.Generator) -> Array:
 
 def _wood(rng: np.random.Generator) -> Array:
     bend = 5 * _noise(rng, 4, 4)
-    return np.sin((X + 2 * bend) * 0.55 + rng.uniform(0, 6)).astype(np.float32) * 0.7
+    return 0.7 * _sine((X + 2 * bend) * 0.55 + rng.uniform(0, 6))
 
 
 def _water(rng: np.random.Generator) -> Array:
-    return (np.sin(Y * 0.5 + 1.6 * np.sin(X * 0.12 + rng.uniform(0, 6)) + rng.uniform(0, 6)) * 0.7).astype(
-        np.float32
-    )
+    sway = 1.6 * _sine(X * 0.12 + rng.uniform(0, 6))
+    return 0.7 * _sine(Y * 0.5 + sway + rng.uniform(0, 6))
 
 
 def _carpet(rng: np.random.Generator) -> Array:
-    first = np.sin((X + Y) * 0.5 + rng.uniform(0, 6))
-    return (first * np.sin((X - Y) * 0.5 + rng.uniform(0, 6)) * 0.9).astype(np.float32)
+    first = _sine((X + Y) * 0.5 + rng.uniform(0, 6))
+    return 0.9 * first * _sine((X - Y) * 0.5 + rng.uniform(0, 6))
 
 
 def _leaves(rng: np.random.Generator) -> Array:
@@ -87,7 +93,8 @@ def _leaves(rng: np.random.Generator) -> Array:
 
 
 def _sky(rng: np.random.Generator) -> Array:
-    return ((64 - Y) / 64 + 0.3 * _noise(rng, 4, 4)).astype(np.float32)
+    blobs: Array = (64 - Y) / 64 + 0.3 * _noise(rng, 4, 4)
+    return blobs
 
 
 BACKGROUND_PAINTS: dict[str, Paint] = {
@@ -96,7 +103,7 @@ BACKGROUND_PAINTS: dict[str, Paint] = {
     "sky": _sky,
     "grass": lambda rng: _noise(rng, 10, 64),
     "fog": lambda rng: _noise(rng, 5, 5),
-    "rain": lambda rng: np.sin((X + 0.5 * Y) * 0.7 + 2 * _noise(rng, 12, 12)).astype(np.float32) * 0.7,
+    "rain": lambda rng: 0.7 * _sine((X + 0.5 * Y) * 0.7 + 2 * _noise(rng, 12, 12)),
     "brick": _brick,
     "wood": _wood,
     "tiles": _tiles,
@@ -196,6 +203,4 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _write(image: Image.Image, text: str, *, top: bool) -> None:
     draw = ImageDraw.Draw(image)
     anchor, y = ("mt", 3) if top else ("mb", CANVAS - 3)
-    draw.text(
-        (CANVAS // 2, y), text, fill="white", stroke_fill="black", stroke_width=2, anchor=anchor, font=_font()
-    )
+    draw.text((CANVAS // 2, y), text, fill="white", stroke_fill="black", stroke_width=2, anchor=anchor, font=_font())

@@ -103,9 +103,7 @@ class SceneStyle:
 
 OPEN = SceneStyle()
 DENSE = SceneStyle(counts=(0.08, 0.2, 0.28, 0.26, 0.1, 0.08), backgrounds=DENSE_BACKGROUNDS)
-EVERYTHING = SceneStyle(
-    counts=(0.3, 0.28, 0.2, 0.12, 0.06, 0.04), backgrounds=BACKGROUNDS, curtain=0.2, word=0.5
-)
+EVERYTHING = SceneStyle(counts=(0.3, 0.28, 0.2, 0.12, 0.06, 0.04), backgrounds=BACKGROUNDS, curtain=0.2, word=0.5)
 
 
 def draw_item(rng: np.random.Generator, x: float, y: float, size: str) -> Item:
@@ -144,9 +142,7 @@ def _places(rng: np.random.Generator, radii: list[float], curtain: Curtain) -> l
             for _ in range(60):
                 x = float(rng.uniform(left + radius + 1, right - radius - 1))
                 y = float(rng.uniform(WORD_BAND + radius, CANVAS - WORD_BAND - radius))
-                gaps = [
-                    np.hypot(x - px, y - py) - radius - radii[other] for other, (px, py) in enumerate(places)
-                ]
+                gaps = [np.hypot(x - px, y - py) - radius - radii[other] for other, (px, py) in enumerate(places)]
                 if all(gap > 2 for gap in gaps):
                     places.append((round(x, 2), round(y, 2)))
                     break

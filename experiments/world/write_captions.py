@@ -87,9 +87,7 @@ def _karpathy_image(
 def write_snli_ve(folder: Path, sizes: Mapping[str, int], *, seed: int, hypotheses: int) -> None:
     """`snli_ve_{train,dev,test}.jsonl` about the pictures of the Flickr30k folder beside this one."""
     factors: dict[str, dict[str, str]] = {}
-    for number, (split, images) in enumerate(
-        zip(("train", "dev", "test"), ("train", "val", "test"), strict=True)
-    ):
+    for number, (split, images) in enumerate(zip(("train", "dev", "test"), ("train", "val", "test"), strict=True)):
         records = []
         for k, scene in enumerate(flickr_scenes(seed, number, sizes[images])):
             records += _entailment_records(
@@ -101,9 +99,7 @@ def write_snli_ve(folder: Path, sizes: Mapping[str, int], *, seed: int, hypothes
     write_json(folder / "factors.json", factors)
 
 
-def _entailment_records(
-    rng: np.random.Generator, scene: Scene, photo: str, count: int
-) -> list[dict[str, Any]]:
+def _entailment_records(rng: np.random.Generator, scene: Scene, photo: str, count: int) -> list[dict[str, Any]]:
     records = []
     for k in range(count):
         hypothesis = draw_hypothesis(rng, scene)

@@ -23,9 +23,7 @@ def gqa_scene(seed: int, split: int, index: int) -> Scene:
 
 def gqa_questions(seed: int, split: int, index: int, count: int) -> list[ProgramQuestion]:
     """A picture's balanced questions."""
-    return draw_program_questions(
-        np.random.default_rng([seed, 15, split, index]), gqa_scene(seed, split, index), count
-    )
+    return draw_program_questions(np.random.default_rng([seed, 15, split, index]), gqa_scene(seed, split, index), count)
 
 
 def write_gqa(folder: Path, sizes: Mapping[str, int], *, seed: int, questions: int, pool: Executor) -> None:
@@ -76,9 +74,7 @@ def _add(
         "isBalanced": balanced,
         "groups": {"global": question.group, "local": question.local_group},
         "answer": question.answer,
-        "semanticStr": "->".join(
-            f"{s['operation']}: {s['argument']} {s['dependencies']}" for s in question.program
-        ),
+        "semanticStr": "->".join(f"{s['operation']}: {s['argument']} {s['dependencies']}" for s in question.program),
         "annotations": {"answer": {}, "question": {}, "fullAnswer": {}},
         "types": {
             "detailed": question.detailed,

@@ -29,9 +29,7 @@ def write_memes(folder: Path, sizes: Mapping[str, int], *, seed: int, pool: Exec
         for k, meme in enumerate(memes_of(seed, number, sizes[split])):
             ident = 20_000 * number + k + 1
             named.append((f"img/{ident:05d}.png", meme.scene))
-            records.append(
-                {"id": ident, "img": f"img/{ident:05d}.png", "label": meme.label, "text": meme.text}
-            )
+            records.append({"id": ident, "img": f"img/{ident:05d}.png", "label": meme.label, "text": meme.text})
             factors[str(ident)] = {"factor": meme.factor, "facts": "1"}
         write_pictures(folder, named, pool=pool)
         write_json_lines(folder / f"{split}.jsonl", records)

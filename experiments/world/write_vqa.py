@@ -23,14 +23,11 @@ def vqa_scene(seed: int, split: int, index: int) -> Scene:
     return draw_scene(np.random.default_rng([seed, 3, split, index]), STYLE)
 
 
-def vqa_questions(
-    seed: int, split: int, index: int, count: int
-) -> list[tuple[Question, list[tuple[str, str]]]]:
+def vqa_questions(seed: int, split: int, index: int, count: int) -> list[tuple[Question, list[tuple[str, str]]]]:
     """A picture's questions, each with its ten (answer, confidence) pairs."""
     rng = np.random.default_rng([seed, 14, split, index])
     return [
-        (question, annotate(rng, question))
-        for question in draw_questions(rng, vqa_scene(seed, split, index), count)
+        (question, annotate(rng, question)) for question in draw_questions(rng, vqa_scene(seed, split, index), count)
     ]
 
 
@@ -63,9 +60,7 @@ def write_vqa(folder: Path, sizes: Mapping[str, int], *, seed: int, questions: i
     write_json(folder / "factors.json", factors)
 
 
-def _annotation(
-    question: Question, answers: list[tuple[str, str]], image_id: int, question_id: int
-) -> dict[str, Any]:
+def _annotation(question: Question, answers: list[tuple[str, str]], image_id: int, question_id: int) -> dict[str, Any]:
     listed = [
         {"answer": answer, "answer_confidence": confidence, "answer_id": k}
         for k, (answer, confidence) in enumerate(answers, start=1)
