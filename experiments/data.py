@@ -6,7 +6,7 @@ the features of any examples as `fusion` wants them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -47,13 +47,20 @@ def check_data(config: RunConfig) -> None:
         raise ConfigError(f"--data {config.data} is not a folder")
 
 
-def find_data(config: RunConfig, say: Callable[[str], None]) -> Path:
+def find_data(config: RunConfig) -> Path:
     """The folder with one folder per dataset; the embedded world is written first where none is named."""
     if config.data is not None:
         check_data(config)
         return Path(config.data)
     world = Path(config.cache) / f"world-seed{config.world_seed}-scale{config.world_scale:g}"
-    return build_world(world, seed=config.world_seed, scale=config.world_scale, progress=say)
+    return build_world(world, seed=config.world_seed, scale=config.world_scale)
+
+
+def task_options(config: RunConfig, name: str) -> dict[str, object]:
+    """The training settings that are options of a built-in task."""
+    if name == "vqa":
+        return {"min_count": config.train.min_count}
+    return {"negatives": config.train.negatives} if name in ("flickr30k", "coco") else {}
 
 
 def read_tasks(config: RunConfig, data: Path) -> dict[str, TaskData]:
@@ -63,8 +70,7 @@ def read_tasks(config: RunConfig, data: Path) -> dict[str, TaskData]:
             raise ConfigError(f"--images names task {name!r}, which is not among {', '.join(config.tasks)}")
     found: dict[str, TaskData] = {}
     for name in config.tasks:
-        options = {"min_count": config.train.min_count} if name == "vqa" else {}
-        task = load_task(name, **options)
+        task = load_task(name, **task_options(config, name))
         images = Path(config.images[name]) if name in config.images else None
         splits = {part: task.read(data / name, part, images=images, limit=config.evaluate.limit) for part in PARTS}
         for split in splits.values():

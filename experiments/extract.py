@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
         device = config.device or "cpu"
         encoders = {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
-        bank = fill_stores(config, read_tasks(config, find_data(config, print)), encoders)
+        bank = fill_stores(config, read_tasks(config, find_data(config)), encoders)
     except user_errors() as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

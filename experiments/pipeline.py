@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from analysis.report import write_report
 from analysis.terminal import summary_lines
@@ -34,7 +36,7 @@ from experiments.model import TaskModel, load_weights, save_weights, write_json
 from experiments.train import Mode, train_model
 from fusion.model import FusionModel
 from fusion.types import all_coalitions
-from tasks.objectives import load_objective
+from tasks.base import Answer
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "transformers", "accelerate", "einops", "numpy", "pyarrow")
 VALIDATION_LIMIT = 400
@@ -53,7 +55,7 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.train.precision)
     check_data(config)
     encoders = _load_encoders(config, str(accelerator.device))
-    data = read_tasks(config, find_data(config, say))
+    data = read_tasks(config, find_data(config))
     finish("data")
     bank = fill_stores(config, data, encoders)
     finish("features")
@@ -99,8 +101,6 @@ def build_model(
     fusion = FusionModel(config.fusion, widths, seed=seed)
     torch.manual_seed(seed)
     objectives = {name: item.task.objective(item.splits["train"], config.fusion.width) for name, item in data.items()}
-    for objective in objectives.values():
-        load_objective(objective.describe())
     return TaskModel(fusion, objectives)
 
 
@@ -189,23 +189,21 @@ def _answer(config: RunConfig, task: str, data: TaskData, bank: FeatureBank, mod
     folder, full = config.folder, bank.aliases
     gallery = model.objective(task).scoring == "gallery"
     test = _evaluator(config, model, bank, data, "test")
-    coalitions = [c for c in all_coalitions(full) if c or not gallery]
-    for coalition in coalitions:
-        cell = Cell(task, seed, coalition)
-        if not cell.exists(folder):
-            cell.write(folder, test.answers(coalition))
     select = _evaluator(config, model, bank, data, "select")
+    size = config.evaluate.rerank
+    jobs: list[tuple[Cell, Callable[[], list[Answer]]]] = [
+        (Cell(task, seed, coalition), partial(test.answers, coalition))
+        for coalition in all_coalitions(full)
+        if coalition or not gallery
+    ]
     for coalition in [*[(alias,) for alias in full], full]:
-        cell = Cell(task, seed, coalition, split="select")
-        if not cell.exists(folder):
-            cell.write(folder, select.answers(coalition))
-    shuffled = Cell(task, seed, full, mode="shuffled")
-    if not shuffled.exists(folder):
-        shuffled.write(folder, test.answers(full, shuffled=True))
+        jobs.append((Cell(task, seed, coalition, split="select"), partial(select.answers, coalition)))
+    jobs.append((Cell(task, seed, full, mode="shuffled"), partial(test.answers, full, shuffled=True)))
     if gallery:
-        reranked = Cell(task, seed, full, mode="reranked")
-        if not reranked.exists(folder):
-            reranked.write(folder, test.reranked(full, size=config.evaluate.rerank))
+        jobs.append((Cell(task, seed, full, mode="reranked"), partial(test.reranked, full, size=size)))
+    missing = [(cell, answer) for cell, answer in jobs if not cell.exists(folder)]
+    for cell, answer in tqdm(missing, unit="cell", desc=f"coalitions {task}", disable=not missing):
+        cell.write(folder, answer())
     path = folder / "attention" / f"{task}.{seed}.parquet"
     if not path.exists():
         rows = test.attention(full, examples=config.evaluate.attention_examples)

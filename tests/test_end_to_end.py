@@ -120,7 +120,7 @@ def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "shape"])
 def test_a_damaged_dataset_is_refused_and_leaves_nothing(tmp_path: Path, damage: str) -> None:
-    data = build_world(tmp_path / "data", seed=1, scale=0.005, workers=1, progress=lambda line: None)
+    data = build_world(tmp_path / "data", seed=1, scale=0.005, workers=1)
     image = sorted((data / "gqa/images").iterdir())[0]
     questions = data / "gqa/questions1.2/train_balanced_questions.json"
     if damage == "missing":

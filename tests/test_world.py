@@ -34,7 +34,7 @@ MARGIN = 0.03 if SOAK else 0.06
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_world(tmp_path_factory.mktemp("world"), seed=3, scale=0.01, workers=1, progress=lambda line: None)
+    return build_world(tmp_path_factory.mktemp("world"), seed=3, scale=0.01, workers=1)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -46,9 +46,9 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: Path, tmp_path: Path) -> None:
-    again = build_world(tmp_path / "a", seed=3, scale=0.01, workers=2, progress=lambda line: None)
+    again = build_world(tmp_path / "a", seed=3, scale=0.01, workers=2)
     assert digests(again) == digests(world)
-    other = build_world(tmp_path / "b", seed=4, scale=0.01, workers=1, progress=lambda line: None)
+    other = build_world(tmp_path / "b", seed=4, scale=0.01, workers=1)
     assert digests(other)["vqa/factors.json"] != digests(world)["vqa/factors.json"]
 
 

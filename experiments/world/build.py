@@ -18,11 +18,11 @@ WORLD_VERSION = 1
 SIZES: dict[str, dict[str, int]] = {
     "flickr30k": {"train": 1000, "val": 100, "test": 200},
     "coco": {"train": 600, "restval": 200, "val": 100, "test": 200},
-    "vqa": {"train2014": 1500, "val2014": 300},
-    "gqa": {"train": 1400, "val": 150, "testdev": 300},
+    "vqa": {"train2014": 1500, "val2014": 240},
+    "gqa": {"train": 1400, "val": 150, "testdev": 240},
     "hateful_memes": {"train": 2400, "dev_seen": 240, "test_seen": 600},
 }
-RECORDS_PER_IMAGE = {"vqa": 5, "gqa": 5, "snli_ve": 8}
+RECORDS_PER_IMAGE = {"vqa": 5, "gqa": 5, "snli_ve": 6}
 MARK = "world.json"
 
 
@@ -30,9 +30,7 @@ class WorldError(ValueError):
     """The folder asked for cannot hold the world."""
 
 
-def build_world(
-    out: Path, *, seed: int = 0, scale: float = 1.0, workers: int = 2, progress: Callable[[str], None] = print
-) -> Path:
+def build_world(out: Path, *, seed: int = 0, scale: float = 1.0, workers: int = 2) -> Path:
     """Writes the six folders under `out`, unless a world of this seed and scale is there already.
 
     Each dataset is written under a temporary name and renamed when whole; `world.json` comes last.
@@ -47,7 +45,6 @@ def build_world(
     sizes = {name: {s: max(6, round(n * scale)) for s, n in split.items()} for name, split in SIZES.items()}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for name, write in _writers(sizes, seed, pool).items():
-            progress(f"rendering {name}: {sum(sizes.get(name, {}).values())} images")
             unfinished = out / f".{name}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             shutil.rmtree(out / name, ignore_errors=True)

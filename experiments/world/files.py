@@ -8,6 +8,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm  # type: ignore[import-untyped]
+
 from experiments.world.renderer import jpeg_bytes, render
 from experiments.world.scene import Scene
 
@@ -19,16 +21,19 @@ def write_pictures(folder: Path, named: Sequence[tuple[str, Scene]], *, pool: Ex
     for parent in {(folder / name).parent for name, _ in named}:
         parent.mkdir(parents=True, exist_ok=True)
     chunks = [[(folder / name, scene) for name, scene in named[k : k + CHUNK]] for k in range(0, len(named), CHUNK)]
-    list(pool.map(_write_chunk, chunks))
+    with tqdm(total=len(named), unit="img", desc=f"rendering {folder.name.strip('.').split('.')[0]}") as bar:
+        for done in pool.map(_write_chunk, chunks):
+            bar.update(done)
 
 
-def _write_chunk(chunk: list[tuple[Path, Scene]]) -> None:
+def _write_chunk(chunk: list[tuple[Path, Scene]]) -> int:
     for path, scene in chunk:
         image = render(scene)
         if path.suffix == ".png":
             image.save(path)
         else:
             path.write_bytes(jpeg_bytes(image))
+    return len(chunk)
 
 
 def write_json(path: Path, content: Any) -> None:
