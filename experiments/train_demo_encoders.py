@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--text-out", type=Path, default=Path("fusion/demo_text"), help="folder of the text trunk")
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--scenes", type=int, default=20_000, help="scenes to render")
-    parser.add_argument("--steps-scale", type=float, default=1.0, help="share of the recipe's steps (for trials)")
+    parser.add_argument("--steps", type=int, help="steps, in place of the recipe's own")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     import encoders.torchvision_compat  # noqa: F401  (timm and open_clip import torchvision)
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     bank = make_scene_bank(args.scenes, seed=args.seed, paint=args.only != ["text"])
     for name in args.only:
         started = time.perf_counter()
-        steps = max(1, int(STEPS[name] * args.steps_scale))
+        steps = args.steps or STEPS[name]
         folder = args.text_out if name == "text" else args.out / name
         TRAINERS[name](bank, folder, steps, args.seed)
         print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes, written to {folder}", flush=True)
@@ -175,7 +175,8 @@ def _card(folder: Path, name: str, objective: str, *, steps: int, seed: int, los
         f"- objective: {objective}",
         f"- data: {scenes:,} rendered scenes (`experiments/demo_recipes/scene_bank.py`), disjoint from every task's",
         f"- steps: {steps:,}; seed: {seed}; final training loss: {loss:.4f}",
-        f"- command: `python -m experiments.train_demo_encoders --only {name} --seed {seed} --scenes {scenes}`",
+        f"- command: `python -m experiments.train_demo_encoders --only {name} --seed {seed} --scenes {scenes}"
+        f" --steps {steps}`",
         f"- sha256 of `{weights.name}`: `{digest}`",
         "",
     ]
