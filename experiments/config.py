@@ -112,7 +112,7 @@ def demo() -> RunConfig:
         joint=True,
         steps=1200,
         blind_steps=300,
-        lr=1e-3,
+        lr=3e-4,
         precision="bf16",
         min_count=5,
         negatives="alternate",
