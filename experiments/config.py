@@ -107,7 +107,7 @@ class RunConfig:
 
 
 def demo() -> RunConfig:
-    """The embedded world, four shipped encoders, one trunk for six tasks; made to end within ten minutes on 2 cores."""
+    """The embedded world, four shipped encoders, one trunk for six tasks; about twelve minutes on 2 cores."""
     train = TrainConfig(
         joint=True,
         steps=1200,
