@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
@@ -48,6 +48,14 @@ class Sampler:
         return task, [self._data[task][k] for k in taken]
 
 
+class _Draw(NamedTuple):
+    """What decides the coalitions of one step's groups."""
+
+    mode: Mode
+    seed: int
+    step: int
+
+
 def train_model(
     model: TaskModel,
     data: Mapping[str, TaskData],
@@ -63,9 +71,7 @@ def train_model(
     """Trains in place; returns the record (losses, validation scores, steps, whether it had converged)."""
     settings = config.train
     steps = settings.steps if mode == "masked" else settings.blind_steps
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.lr, betas=(0.9, 0.98), eps=1e-8)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, settings.warmup))
-    wrapped, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    wrapped, optimizer, schedule = _prepare(model, settings, steps, accelerator)
     sampler = Sampler({task: item.splits["train"].examples for task, item in data.items()}, settings, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     losses: list[tuple[int, float]] = []
@@ -77,17 +83,8 @@ def train_model(
         for step in range(1, steps + 1):
             model.train()
             task, examples = sampler.draw()
-            groups = _groups(
-                model,
-                task,
-                examples,
-                bank,
-                settings,
-                mode=mode,
-                seed=seed,
-                step=step,
-                accelerator=accelerator,
-            )
+            draw = _Draw(mode, seed, step)
+            groups = _groups(model, task, examples, bank, settings, draw=draw, accelerator=accelerator)
             with accelerator.autocast():
                 loss = wrapped(groups, generator)
             accelerator.backward(loss)
@@ -116,6 +113,13 @@ def train_model(
     }
 
 
+def _prepare(model: TaskModel, settings: TrainConfig, steps: int, accelerator: Accelerator) -> tuple[Any, Any, Any]:
+    """Model, AdamW and schedule (METER's betas), as accelerate wraps them."""
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.lr, betas=(0.9, 0.98), eps=1e-8)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, settings.warmup))
+    return accelerator.prepare(model, optimizer, schedule)  # type: ignore[no-any-return]
+
+
 def _groups(
     model: TaskModel,
     task: str,
@@ -123,9 +127,7 @@ def _groups(
     bank: FeatureBank,
     settings: TrainConfig,
     *,
-    mode: Mode,
-    seed: int,
-    step: int,
+    draw: _Draw,
     accelerator: Accelerator,
 ) -> list[Group]:
     """Splits a batch into groups that share a coalition; a contrastive batch is one group and never empty."""
@@ -134,9 +136,9 @@ def _groups(
     groups = []
     for number, part in enumerate(slices):
         coalition: Coalition = ()
-        if mode == "masked":
+        if draw.mode == "masked":
             empty = 0.0 if contrastive else settings.empty
-            coalition = coalition_for(seed, step, number, bank.aliases, settings.ve_dropout, empty)
+            coalition = coalition_for(draw.seed, draw.step, number, bank.aliases, settings.ve_dropout, empty)
         rows = examples[part][accelerator.process_index :: accelerator.num_processes]
         if rows:
             features = bank.of_examples(task, rows, coalition, accelerator.device)

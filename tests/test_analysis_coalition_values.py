@@ -60,9 +60,7 @@ def test_axioms_on_a_random_game() -> None:
 def test_duplicates_and_xor_are_told_apart() -> None:
     space = CoalitionSpace(("a", "b", "c", "d"))
     # a and b hold the same bit; c and d help only together.
-    game = np.array(
-        [float(bool({"a", "b"} & set(s))) + float({"c", "d"} <= set(s)) for s in space.coalitions]
-    )
+    game = np.array([float(bool({"a", "b"} & set(s))) + float({"c", "d"} <= set(s)) for s in space.coalitions])
     assert (space.leave_one_out() @ game).tolist() == [0, 0, 1, 1]
     assert (space.solo() @ game).tolist() == [1, 1, 0, 0]
     pairs = dict(zip(space.sets(2), space.interaction(2) @ game, strict=True))
@@ -73,7 +71,8 @@ def test_duplicates_and_xor_are_told_apart() -> None:
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_agrees_with_shapiq(order: int) -> None:
-    shapiq = pytest.importorskip("shapiq")
+    import shapiq
+
     rng = np.random.default_rng(order)
     space = CoalitionSpace(tuple("abcde"))
     game = rng.normal(size=32)
@@ -90,7 +89,8 @@ def test_agrees_with_shapiq(order: int) -> None:
 
 
 def test_moebius_agrees_with_shapiq() -> None:
-    shapiq = pytest.importorskip("shapiq")
+    import shapiq
+
     space = CoalitionSpace(tuple("abcd"))
     game = np.random.default_rng(4).normal(size=16)
 
