@@ -1,7 +1,8 @@
 """From numbers to grades: what may be claimed about each encoder.
 
 Handed the paired leave-one-out gain of each encoder with its p-value and standard error; hands on a grade,
-what keeps it from a higher one, and the smallest difference that the design would have found. Grades:
+what keeps it from a higher one, and the smallest difference that the design would have found. A model that does
+not beat its floor says nothing about its encoders, least of all that they are redundant. Grades:
 `established` (needs three seeds, agreeing removals and passed ensemble controls), `suggestive`,
 `undetermined`, `redundant` (the interval lies within the equivalence margin) and `harmful`. p-values are
 corrected after Holm over all encoders and tasks of a run.
@@ -35,6 +36,8 @@ ACTIONS: dict[Grade, str] = {
     "redundant": "may be dropped without a loss above the margin",
     "harmful": "drop, and confirm with more seeds",
 }
+UNLEARNED = "all encoders together do not beat the floor"
+UNLEARNED_ACTION = "undecided: the model has not learned the task, train it longer or otherwise"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -99,9 +102,9 @@ def lacking_for_established(
 
 
 def grade(gain: Leaf, p_holm: float, lacking: Sequence[str]) -> Grade:
-    """The grade of one encoder from its paired gain; the margin is asked first, then direction and
-    evidence."""
-    if not is_run(gain):
+    """The grade of one encoder from its paired gain; whether the model learned anything is asked first, then the
+    margin, then direction and evidence."""
+    if not is_run(gain) or UNLEARNED in lacking:
         return "undetermined"
     low, high = gain["ci95"]
     if -MARGIN <= low and high <= MARGIN:
@@ -124,11 +127,14 @@ def finish_verdicts(tasks: dict[str, dict[str, Any]], *, num_resamples: int) -> 
         few = f"{num_resamples} resamples, too few for {len(entries)} comparisons"
         for _, entry in entries:
             entry["lacking"] = [*entry["lacking"], few]
+    for task, entry in entries:
+        if not (is_run(task["gain_over_floor"]) and task["gain_over_floor"]["ci95"][0] > 0):
+            entry["lacking"] = [*entry["lacking"], UNLEARNED]
     corrected = holm([entry["p"] for _, entry in entries])
     for (task, entry), p_holm in zip(entries, corrected, strict=True):
         entry["p_holm"] = round(p_holm, 6)
         entry["grade"] = grade(entry["gain"], p_holm, entry["lacking"])
-        entry["action"] = ACTIONS[entry["grade"]]
+        entry["action"] = UNLEARNED_ACTION if UNLEARNED in entry["lacking"] else ACTIONS[entry["grade"]]
         entry["comparisons"] = len(entries)
         entry["replaceable_by"] = _partners(entry, task["interaction"])
 

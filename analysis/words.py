@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.leaves import Leaf, is_run
+from analysis.verdict import UNLEARNED
 
 TASK_TITLES = {
     "flickr30k": "Flickr30k retrieval",
@@ -130,7 +131,9 @@ def verdict_sentence(entry: dict[str, Any], interactions: Sequence[dict[str, Any
     detectable = f"this design detects {number(entry['detectable'], scale=100.0)}\u00a0pt or more"
     low, high = gain["ci95"]
     size = with_interval(gain, scale=100.0, unit="\u00a0pt")
-    if entry["grade"] == "redundant":
+    if UNLEARNED in entry["lacking"]:
+        text = f"what {name} adds cannot be told, as {UNLEARNED}"
+    elif entry["grade"] == "redundant":
         text = f"dropping {name} changes the score by {points(_negated(gain))}, within the 1\u00a0pt margin"
     elif entry["grade"] == "harmful":
         text = f"dropping {name} adds {points(_negated(gain))}; {evidence}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from experiments.demo_recipes.scene_bank import SceneBank
 
 MODELS = ("vit", "convnext", "clip", "dino", "text")
-STEPS = {"vit": 1300, "convnext": 1800, "clip": 1300, "dino": 900, "text": 1200}
+STEPS = {"vit": 2000, "convnext": 2000, "clip": 1600, "dino": 1600, "text": 3000}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,10 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=20_000, help="scenes to render")
     parser.add_argument("--steps", type=int, help="steps, in place of the recipe's own")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the bytes of the weights depend on it")
     args = parser.parse_args(argv)
+    import torch
+
     import encoders.torchvision_compat  # noqa: F401  (timm and open_clip import torchvision)
     from experiments.demo_recipes.scene_bank import make_scene_bank
 
+    torch.set_num_threads(args.threads)
     print(f"rendering {args.scenes} scenes …", flush=True)
     bank = make_scene_bank(args.scenes, seed=args.seed, paint=args.only != ["text"])
     for name in args.only:
@@ -165,6 +169,8 @@ def _write(
 
 
 def _card(folder: Path, name: str, objective: str, *, steps: int, seed: int, loss: float, scenes: int) -> None:
+    import torch
+
     weights = next(folder.glob("*.safetensors"))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     lines = [
@@ -176,7 +182,7 @@ def _card(folder: Path, name: str, objective: str, *, steps: int, seed: int, los
         f"- data: {scenes:,} rendered scenes (`experiments/demo_recipes/scene_bank.py`), disjoint from every task's",
         f"- steps: {steps:,}; seed: {seed}; final training loss: {loss:.4f}",
         f"- command: `python -m experiments.train_demo_encoders --only {name} --seed {seed} --scenes {scenes}"
-        f" --steps {steps}`",
+        f" --steps {steps} --threads {torch.get_num_threads()}` (torch {torch.__version__})",
         f"- sha256 of `{weights.name}`: `{digest}`",
         "",
     ]

@@ -21,7 +21,7 @@ from fusion.errors import FusionError, choices
 from fusion.operators import Attention, Stream, operator_class
 from fusion.positions import BoxPositions
 from fusion.text import TextEmbedder
-from fusion.trunk import TextTrunk, initialise_embedder, load_text_trunk
+from fusion.trunk import TextTrunk, initialise_embedder, initialise_positions, load_text_trunk
 from fusion.types import Coalition, Encoded, FeatureMap, Features, check_coalition
 
 
@@ -90,6 +90,7 @@ class FusionModel(nn.Module):
                 nn.Linear(config.width, 1),
             )
         initialise_embedder(self.text, trunk)
+        initialise_positions(self.positions, trunk)
         self.adapters = nn.ModuleDict()
         for alias, encoder_width in widths.items():
             with _seeded(seed, "adapter", alias):

@@ -2,26 +2,29 @@
 
 Handed the settings, reads config.json, model.safetensors and tokenizer.json of the folder they name and hands
 on a `TextTrunk`: shape, tokenizer and weights; the functions below then copy the weights into text embeddings
-and blocks. The folder is what `BertModel` or `BertForMaskedLM` write with `save_pretrained`.
+and blocks. The folder is what `BertModel` or `BertForMaskedLM` write with `save_pretrained`; where the text model
+was trained on words with boxes, layout.safetensors beside it holds its box positions.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
+from fusion.positions import BoxPositions
 from fusion.text import TextEmbedder, TextTokenizer
 from fusion.transformer import Activation, Block, Trunk, TrunkShape
 
 DEMO_FOLDER = Path(__file__).parent / "demo_text"
+LAYOUT = "layout"
 
 # What a BERT config.json means where it leaves a key out (the defaults of transformers' BertConfig).
 BERT_DEFAULTS: dict[str, Any] = {
@@ -143,10 +146,14 @@ def _bert_weights(path: Path) -> dict[str, Tensor]:
         name: name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
         for name in loaded
     }
-    return {names[name]: tensor for name, tensor in loaded.items()}
+    weights = {names[name]: tensor for name, tensor in loaded.items()}
+    layout = path.with_name(f"{LAYOUT}.safetensors")
+    if layout.is_file():
+        weights.update({f"{LAYOUT}.{name}": tensor for name, tensor in load_file(layout).items()})
+    return weights
 
 
-def _copy(target: Tensor, trunk: TextTrunk, *names: str) -> None:
+def _copy(target: Tensor, trunk: TextTrunk, names: tuple[str, ...]) -> None:
     """Copies weights (joined along their first axis when several) over the first rows of a parameter."""
     for name in names:
         if name not in trunk.weights:
@@ -161,34 +168,64 @@ def _copy(target: Tensor, trunk: TextTrunk, *names: str) -> None:
         target[:rows] = value[:rows]
 
 
-def _copy_layer(layer: nn.Linear | nn.LayerNorm, trunk: TextTrunk, *names: str) -> None:
+def _of_layer(layer: nn.Linear | nn.LayerNorm, *names: str) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
     for part in ("weight", "bias"):
-        _copy(getattr(layer, part), trunk, *(f"{name}.{part}" for name in names))
+        yield getattr(layer, part), tuple(f"{name}.{part}" for name in names)
+
+
+def _of_embedder(embedder: TextEmbedder) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
+    """Each parameter with its name in a BERT checkpoint."""
+    yield embedder.words.weight, ("embeddings.word_embeddings.weight",)
+    yield embedder.positions.weight, ("embeddings.position_embeddings.weight",)
+    yield embedder.types.weight, ("embeddings.token_type_embeddings.weight",)
+    yield from _of_layer(embedder.norm, "embeddings.LayerNorm")
+
+
+def _of_blocks(blocks: Trunk) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
+    """Each parameter with its name in a BERT checkpoint, or the three names that it is made of."""
+    for i, block in enumerate(blocks.blocks):
+        assert isinstance(block, Block)
+        prefix = f"encoder.layer.{i}"
+        yield from _of_layer(
+            block.qkv, *(f"{prefix}.attention.self.{part}" for part in ("query", "key", "value"))
+        )
+        yield from _of_layer(block.out, f"{prefix}.attention.output.dense")
+        yield from _of_layer(block.attention_norm, f"{prefix}.attention.output.LayerNorm")
+        yield from _of_layer(block.up, f"{prefix}.intermediate.dense")
+        yield from _of_layer(block.down, f"{prefix}.output.dense")
+        yield from _of_layer(block.mlp_norm, f"{prefix}.output.LayerNorm")
 
 
 def initialise_embedder(embedder: TextEmbedder, trunk: TextTrunk) -> None:
     """Copies a checkpoint's embeddings; a visual type that it lacks keeps its random start. Nothing for
     "scratch"."""
-    if not trunk.weights:
-        return
-    _copy(embedder.words.weight, trunk, "embeddings.word_embeddings.weight")
-    _copy(embedder.positions.weight, trunk, "embeddings.position_embeddings.weight")
-    _copy(embedder.types.weight, trunk, "embeddings.token_type_embeddings.weight")
-    _copy_layer(embedder.norm, trunk, "embeddings.LayerNorm")
+    if trunk.weights:
+        for target, names in _of_embedder(embedder):
+            _copy(target, trunk, names)
 
 
 def initialise_blocks(blocks: Trunk, trunk: TextTrunk) -> None:
     """Copies a checkpoint's layers into the blocks, first to first. Nothing for "scratch"."""
-    if not trunk.weights:
-        return
-    for i, block in enumerate(blocks.blocks):
-        assert isinstance(block, Block)
-        prefix = f"encoder.layer.{i}"
-        _copy_layer(
-            block.qkv, trunk, *(f"{prefix}.attention.self.{part}" for part in ("query", "key", "value"))
-        )
-        _copy_layer(block.out, trunk, f"{prefix}.attention.output.dense")
-        _copy_layer(block.attention_norm, trunk, f"{prefix}.attention.output.LayerNorm")
-        _copy_layer(block.up, trunk, f"{prefix}.intermediate.dense")
-        _copy_layer(block.down, trunk, f"{prefix}.output.dense")
-        _copy_layer(block.mlp_norm, trunk, f"{prefix}.output.LayerNorm")
+    if trunk.weights:
+        for target, names in _of_blocks(blocks):
+            _copy(target, trunk, names)
+
+
+def initialise_positions(positions: BoxPositions, trunk: TextTrunk) -> None:
+    """Copies the box positions of a checkpoint that was trained with boxes; nothing for any other."""
+    if f"{LAYOUT}.project.weight" in trunk.weights:
+        for target, names in _of_layer(positions.project, "project"):
+            _copy(target, trunk, tuple(f"{LAYOUT}.{name}" for name in names))
+
+
+def save_text_trunk(folder: Path, *, text: TextEmbedder, trunk: Trunk, positions: BoxPositions) -> None:
+    """Writes model.safetensors by BERT's names, which `BertModel` reads too, and layout.safetensors."""
+    state: dict[str, Tensor] = {}
+    for value, names in (*_of_embedder(text), *_of_blocks(trunk)):
+        state.update(zip(names, value.detach().chunk(len(names)), strict=True))
+    for file, tensors in (
+        ("model", state),
+        (LAYOUT, {name: value.detach() for value, (name,) in _of_layer(positions.project, "project")}),
+    ):
+        tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+        save_file(tensors, folder / f"{file}.safetensors", metadata={"format": "pt"})

@@ -159,7 +159,7 @@ def test_wording_follows_the_interval() -> None:
     assert undecided == "not told apart from x (+1.0 pt (−2.0 to 4.0))"
     assert number(-0.0001, scale=100, sign=True) == "0.0"
     entry = {"encoder": "clip", "gain": leaf(0.01, -0.02, 0.04), "p_holm": 0.5, "detectable": 0.04}
-    entry |= {"grade": "undetermined", "replaceable_by": []}
+    entry |= {"grade": "undetermined", "replaceable_by": [], "lacking": []}
     said = verdict_sentence(entry, []).translate(plain)
     assert said == (
         "Dropping clip costs 1.0 pt (−2.0 to 4.0); its interval includes zero (Holm p = 0.500; "

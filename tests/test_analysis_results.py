@@ -17,6 +17,7 @@ from synthetic_run import CHANCE, ENCODERS, coalitions, write_run, write_task
 from analysis.answers import load_answers
 from analysis.errors import AnswersError, RunFolderError
 from analysis.results import assemble, results_schema, write_results
+from analysis.words import verdict_sentence
 
 
 def valid(results: dict[str, Any]) -> None:
@@ -188,6 +189,21 @@ def test_too_few_resamples_are_admitted(run: Path) -> None:
     entry = assemble(run, num_resamples=100)["tasks"]["gqa"]["verdict"][0]
     assert "100 resamples, too few for 24 comparisons" in entry["lacking"]
     assert entry["grade"] == "undetermined"
+
+
+def test_a_model_at_its_floor_says_nothing_about_its_encoders(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "unlearned", tasks=("gqa",), num_rows=400)
+    best = folder / "answers" / "gqa.0.masked.drop.none.parquet"
+    table = pq.read_table(best)
+    for path in folder.glob("answers/gqa.0.masked.drop.*.parquet"):
+        if ".select" in path.name:
+            continue
+        pq.write_table(replaced(table, "coalition", path.stem.split(".")[-1].replace("none", "")), path)
+    for entry in assemble(folder, num_resamples=300)["tasks"]["gqa"]["verdict"]:
+        assert entry["gain"]["ci95"] == [0, 0] and entry["grade"] == "undetermined"
+        assert "all encoders together do not beat the floor" in entry["lacking"]
+        assert entry["action"].startswith("undecided: the model has not learned")
+        assert "cannot be told" in verdict_sentence(entry, [])
 
 
 def test_missing_coalitions_are_named(small: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from experiments.demo_recipes.scene_bank import INPUT, MEAN, STD, SceneBank
 from experiments.demo_recipes.training import train
 
-CONTEXT = 40
+CONTEXT = 32
 OBJECTIVE = (
     "contrast of pictures and captions (InfoNCE, batch 192), captions name attributes, relations and written words"
 )

@@ -1,4 +1,8 @@
-"""A ViT (timm) supervised densely on shape, size and position, with colours scrambled so that it cannot use them."""
+"""A ViT (timm) supervised densely on shape, size and position, on grey pictures.
+
+Afterwards the patch embedding is folded so that its channels are those of luminance: the model takes RGB pictures as
+any timm model does, and two pictures of equal luminance give equal tokens.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,8 @@ MODEL_ARGS: dict[str, Any] = {
     "num_classes": 0,
 }
 GRID = INPUT // 8
-OBJECTIVE = "dense supervision of shape, size and offset to the object's centre, colours scrambled"
+LUMINANCE = (0.299, 0.587, 0.114)
+OBJECTIVE = "dense supervision of shape, size and offset to the object's centre, on luminance alone"
 
 
 def dense_labels(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,11 +47,21 @@ def dense_labels(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     return shape.flatten(), size.flatten(), offset.flatten(0, 1)
 
 
-def scramble_colours(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture's channels replaced by random mixtures of them: luminance patterns survive, hues do not."""
-    mix = torch.rand(len(images), 3, 3, generator=generator) - 0.15
-    mix = mix / mix.sum(-1, keepdim=True).clamp_min(0.3)
-    return torch.einsum("b o i, b i h w -> b o h w", mix, images)
+def grey(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Luminance in all three channels, with another contrast, brightness and sign for each picture."""
+    luminance = torch.einsum("c, b c h w -> b h w", torch.tensor(LUMINANCE), images)[:, None]
+    contrast = 0.6 + 0.8 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    sign = 1 - 2 * (torch.rand(len(images), 1, 1, 1, generator=generator) < 0.3).float()
+    shift = 0.6 * (2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1)
+    return (sign * contrast * luminance + shift).expand(-1, 3, -1, -1)
+
+
+def fold_luminance(model: Any) -> None:
+    """Gives the patch embedding luminance's channel weights; on grey pictures the tokens stay what they were."""
+    with torch.no_grad():
+        weight = model.patch_embed.proj.weight
+        share = torch.tensor(LUMINANCE)[None, :, None, None]
+        weight.copy_(weight.sum(1, keepdim=True) * share)
 
 
 def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, float]:
@@ -59,7 +74,7 @@ def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, flo
     generator = torch.Generator().manual_seed(seed)
 
     def loss_of(rows: Tensor, step: int) -> Tensor:
-        tokens = model.forward_features(scramble_colours(bank.batch(rows), generator))[:, 1:]
+        tokens = model.forward_features(grey(bank.batch(rows), generator))[:, 1:]
         out = head(tokens).float()
         num = len(SHAPES) + 1
         weight = torch.where(shapes[rows] > 0, 1.0, 0.3)
@@ -80,4 +95,5 @@ def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, flo
         lr=1.5e-3,
         seed=seed,
     )
+    fold_luminance(model)
     return model, loss

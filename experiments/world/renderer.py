@@ -1,6 +1,7 @@
 """Paints a `Scene`: a 128×128 RGB picture, and its JPEG bytes.
 
-Object outlines come from signed distances, so that edges are smooth without supersampling. Backgrounds differ in
+Object outlines come from signed distances, so that edges are smooth without supersampling; each has a dark rim, so
+that its shape shows in greyscale too, whatever its colour. Backgrounds differ in
 their pattern and share their tints, so that a background is known by its grain and not by its colour.
 """
 
@@ -21,6 +22,7 @@ Array = NDArray[np.floating[Any]]
 Paint = Callable[[np.random.Generator], Array]
 Y, X = (axis.astype(np.float32) for axis in np.mgrid[0:CANVAS, 0:CANVAS])
 FONT_SIZE = 19
+OUTLINE = 1.8
 
 
 def render(scene: Scene) -> Image.Image:
@@ -118,8 +120,10 @@ def _paint_item(canvas: Array, item: Item, rng: np.random.Generator) -> None:
     rows = slice(max(0, int(item.y) - reach), min(CANVAS, int(item.y) + reach + 1))
     columns = slice(max(0, int(item.x) - reach), min(CANVAS, int(item.x) + reach + 1))
     x, y = X[rows, columns] - item.x, Y[rows, columns] - item.y
-    cover = np.clip(0.5 - OUTLINES[item.shape](x, y, item.radius), 0, 1)[..., None]
-    canvas[rows, columns] = canvas[rows, columns] * (1 - cover) + _surface(item, x, y, rng) * cover
+    distance = OUTLINES[item.shape](x, y, item.radius)
+    cover, rim = np.clip(0.5 - distance, 0, 1)[..., None], np.clip(0.5 + distance + OUTLINE, 0, 1)[..., None]
+    surface = _surface(item, x, y, rng) * (1 - 0.75 * rim)
+    canvas[rows, columns] = canvas[rows, columns] * (1 - cover) + surface * cover
 
 
 def _surface(item: Item, x: Array, y: Array, rng: np.random.Generator) -> Array:
