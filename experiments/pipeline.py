@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate import Accelerator, DistributedDataParallelKwargs  # type: ignore[import-untyped]
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from analysis.report import write_report
@@ -51,16 +51,20 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
         timings[step] = round(time.perf_counter() - started - sum(timings.values()), 1)
 
     _check_run_folder(config)
-    say(f"run {config.name}: {len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}")
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.train.precision)
+    accelerator = make_accelerator(config)
+    if accelerator.is_main_process:
+        what = f"{len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}"
+        say(f"run {config.name}: {what}")
     check_data(config)
     encoders = _load_encoders(config, str(accelerator.device))
-    data = read_tasks(config, find_data(config))
-    finish("data")
-    bank = fill_stores(config, data, encoders)
-    finish("features")
+    with accelerator.main_process_first():  # the others find the world and the features in place
+        data = read_tasks(config, find_data(config))
+        finish("data")
+        bank = fill_stores(config, data, encoders)
+        finish("features")
     folder = config.folder
-    write_json(folder / "config.json", config.to_dict())
+    if accelerator.is_main_process:
+        write_json(folder / "config.json", config.to_dict())
     for seed in config.seeds:
         _train_and_answer(config, data, bank, encoders, seed=seed, accelerator=accelerator, finish=finish)
     if accelerator.is_main_process:
@@ -73,6 +77,24 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
             say(line)
         say(f"report: {folder / 'report.html'} ({time.perf_counter() - started:.0f} s)")
     return folder
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """The accelerator of a run. Raises ConfigError where a group of the batch is smaller than the processes are many.
+
+    A step trains the head of one task, so the other heads get no gradient in it.
+    """
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    made = Accelerator(
+        cpu=config.device == "cpu", mixed_precision=config.train.precision, kwargs_handlers=[unused]
+    )
+    smallest = config.train.batch_size // config.train.groups
+    if made.num_processes > max(1, smallest):
+        raise ConfigError(
+            f"train.batch_size={config.train.batch_size} in train.groups={config.train.groups} leaves groups of"
+            f" {smallest}, fewer than the {made.num_processes} processes: raise the one or lower the other"
+        )
+    return made
 
 
 def _check_run_folder(config: RunConfig) -> None:

@@ -95,9 +95,9 @@ class FusionModel(nn.Module):
         for alias, encoder_width in widths.items():
             with _seeded(seed, "adapter", alias):
                 # The prefix keeps aliases such as "keys" apart from ModuleDict's own attributes.
-                self.adapters[f"of_{alias}"] = Adapter(
-                    encoder_width, width=config.width, dropout=config.dropout
-                )
+                adapter = Adapter(encoder_width, width=config.width, dropout=config.dropout)
+            adapter.output_norm.load_state_dict(self.text.norm.state_dict())
+            self.adapters[f"of_{alias}"] = adapter
 
     @property
     def aliases(self) -> tuple[str, ...]:
