@@ -18,6 +18,8 @@ from experiments.errors import ConfigError, near
 from fusion.config import FusionConfig
 
 TASKS = ("flickr30k", "coco", "vqa", "gqa", "snli_ve", "hateful_memes")
+MODULES = ("text", "trunk", "adapters", "heads")
+"""Parts of a model that can have learning rates of their own."""
 DEMO_ENCODERS = {name: f"demo:{name}" for name in ("vit", "clip", "dino", "convnext")}
 
 
@@ -31,6 +33,8 @@ class TrainConfig:
         batch_size: examples a step, split into `groups` that share one coalition each.
         ve_dropout: chance of each encoder to be dropped; `empty` that all are.
         lr: peak learning rate, warmed up over `warmup` of the steps, then decayed linearly to 0.
+        lr_scale: factors of `lr` for single `MODULES`: what starts at random can learn faster than a trained trunk
+            (METER multiplies by 5 for cross-modal layers and by 50 for heads).
         weights: share of the steps that each task gets, where not 1.
         precision: of the forward pass.
         min_count: occurrences that put an answer into the VQA vocabulary.
@@ -45,6 +49,7 @@ class TrainConfig:
     ve_dropout: float = 0.5
     empty: float = 0.1
     lr: float = 5e-4
+    lr_scale: dict[str, float] = field(default_factory=dict)
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip_norm: float = 1.0
@@ -113,6 +118,7 @@ def demo() -> RunConfig:
         steps=1200,
         blind_steps=300,
         lr=3e-4,
+        lr_scale={"adapters": 10.0, "heads": 10.0},
         precision="bf16",
         min_count=5,
         negatives="alternate",
@@ -134,6 +140,8 @@ def base() -> RunConfig:
     )
 
 
+TABLES = ("weights", "lr_scale", "images", "encoders")
+"""Settings whose keys are free to choose."""
 PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny, "base": base}
 
 
@@ -174,7 +182,7 @@ def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
             if not isinstance(target.get(step), dict):
                 raise ConfigError(f"--set {key}: unknown setting {step!r}; {near(step, target)}")
             target = target[step]
-        if last not in target and not (path and path[-1] in ("weights", "images", "encoders")):
+        if last not in target and not (path and path[-1] in TABLES):
             raise ConfigError(f"--set {key}: unknown setting {last!r}; {near(last, target)}")
         target[last] = value
     return RunConfig.from_dict(values)
@@ -203,6 +211,11 @@ def check(config: RunConfig) -> RunConfig:
     for key in train.weights:
         if key not in TASKS:
             raise ConfigError(f"train.weights names an unknown task {key!r}; {near(key, TASKS)}")
+    for key, factor in train.lr_scale.items():
+        if key not in MODULES:
+            raise ConfigError(f"train.lr_scale names an unknown module {key!r}; {near(key, MODULES)}")
+        if factor <= 0:
+            raise ConfigError(f"train.lr_scale.{key}={factor} must be positive")
     if not config.tasks or not config.seeds or not config.encoders:
         raise ConfigError("a run needs at least one task, one seed and one encoder")
     if len(config.encoders) > 8:

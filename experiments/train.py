@@ -25,6 +25,13 @@ from tasks.base import Example
 Mode = Literal["masked", "blind"]
 CHECKS = (0.5, 0.8, 1.0)
 CONVERGED_WITHIN = 0.01
+FUSION_MODULES = {
+    "text": "text",
+    "operator": "trunk",
+    "adapters": "adapters",
+    "positions": "adapters",
+    "match_head": "heads",
+}
 
 
 class Sampler:
@@ -146,13 +153,27 @@ def _groups(
     return groups
 
 
+def module_of(parameter: str) -> str:
+    """Which of `MODULES` a parameter of a `TaskModel` belongs to, by its name."""
+    part, _, rest = parameter.partition(".")
+    if part == "objectives":
+        return "heads"
+    return FUSION_MODULES[rest.partition(".")[0]]
+
+
 def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Weight decay for matrices, none for biases, norms and single vectors."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    """A group per module and decay: weight decay for matrices, none for biases, norms and single vectors."""
+    found: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault((module_of(name), parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "lr": settings.lr * settings.lr_scale.get(module, 1.0),
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+        }
+        for (module, decayed), parameters in found.items()
     ]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from experiments.demo_recipes.scene_bank import SceneBank
 
 MODELS = ("vit", "convnext", "clip", "dino", "text")
-STEPS = {"vit": 2000, "convnext": 2000, "clip": 1600, "dino": 1600, "text": 3000}
+STEPS = {"vit": 2000, "convnext": 2000, "clip": 1200, "dino": 1600, "text": 3000}
 
 
 def main(argv: list[str] | None = None) -> int:
