@@ -85,9 +85,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     A step trains the head of one task, so the other heads get no gradient in it.
     """
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    made = Accelerator(
-        cpu=config.device == "cpu", mixed_precision=config.train.precision, kwargs_handlers=[unused]
-    )
+    made = Accelerator(cpu=config.device == "cpu", mixed_precision=config.train.precision, kwargs_handlers=[unused])
     smallest = config.train.batch_size // config.train.groups
     if made.num_processes > max(1, smallest):
         raise ConfigError(

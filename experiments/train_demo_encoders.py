@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from experiments.demo_recipes.scene_bank import SceneBank
 
 MODELS = ("vit", "convnext", "clip", "dino", "text")
-STEPS = {"vit": 2000, "convnext": 2000, "clip": 1200, "dino": 1600, "text": 3000}
+STEPS = {"vit": 1500, "convnext": 2000, "clip": 1200, "dino": 1600, "text": 3000}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(args.threads)
     print(f"rendering {args.scenes} scenes …", flush=True)
-    bank = make_scene_bank(args.scenes, seed=args.seed, paint=args.only != ["text"])
+    paint = "twins" if "vit" in args.only else "none" if args.only == ["text"] else "one"
+    bank = make_scene_bank(args.scenes, seed=args.seed, paint=paint)
     for name in args.only:
         started = time.perf_counter()
         steps = args.steps or STEPS[name]

@@ -231,9 +231,7 @@ def train_text(bank: SceneBank, folder: Path, *, steps: int, seed: int) -> float
         total: Tensor = guessed + F.binary_cross_entropy_with_logits(fits[judged].float(), (~wrong[judged]).float())
         return total
 
-    loss = train(
-        [model], loss_of, name="text", rows=len(bank.scenes), steps=steps, batch_size=128, lr=1e-3, seed=seed
-    )
+    loss = train([model], loss_of, name="text", rows=len(bank.scenes), steps=steps, batch_size=128, lr=1e-3, seed=seed)
     config = BertConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.width,

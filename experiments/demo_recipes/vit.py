@@ -1,4 +1,6 @@
-"""A ViT (timm) supervised densely on shape, size and position, on grey pictures.
+"""A ViT (timm) supervised densely on shape, size and position, on grey pictures, blind to background and words.
+
+Each scene is shown twice, on two backgrounds and under two words, and all tokens of the two must agree.
 
 Afterwards the patch embedding is folded so that its channels are those of luminance: the model takes RGB pictures as
 any timm model does, and two pictures of equal luminance give equal tokens.
@@ -6,6 +8,7 @@ any timm model does, and two pictures of equal luminance give equal tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -28,7 +31,12 @@ MODEL_ARGS: dict[str, Any] = {
 }
 GRID = INPUT // 8
 LUMINANCE = (0.299, 0.587, 0.114)
-OBJECTIVE = "dense supervision of shape, size and offset to the object's centre, on luminance alone"
+PICTURES = 128
+SAME = 1.0
+OBJECTIVE = (
+    "dense supervision of shape, size and offset to the object's centre, on luminance alone, with tokens that agree"
+    " whatever the background and the words"
+)
 
 
 def dense_labels(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,26 +72,37 @@ def fold_luminance(model: Any) -> None:
         weight.copy_(weight.sum(1, keepdim=True) * share)
 
 
+def dense_loss(out: Tensor, labels: Sequence[Tensor]) -> Tensor:
+    """Cross-entropy of shape and size in each patch, and the distance of the offset where there is an object."""
+    shapes, sizes, offsets = labels
+    num = len(SHAPES) + 1
+    weight = torch.where(shapes > 0, 1.0, 0.3)
+    shape = F.cross_entropy(out[..., :num].flatten(0, 1), shapes.flatten(), reduction="none")
+    size = F.cross_entropy(out[..., num : num + 3].flatten(0, 1), sizes.flatten(), reduction="none")
+    inside = (shapes > 0).float()[..., None]
+    place = ((out[..., num + 3 :] - offsets).abs() * inside).sum() / inside.sum().clamp_min(1)
+    total: Tensor = ((shape + 0.5 * size) * weight.flatten()).sum() / weight.sum() + 0.5 * place
+    return total
+
+
 def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, float]:
     """Returns the trained timm model without its training heads, and the final loss."""
     torch.manual_seed(seed)
     model: Any = timm.create_model(ARCHITECTURE, **MODEL_ARGS)
     head = nn.Linear(128, len(SHAPES) + 1 + 3 + 2)
-    labels = [dense_labels(scene) for scene in bank.scenes]
-    shapes, sizes, offsets = (torch.stack(column) for column in zip(*labels, strict=True))
+    each = [dense_labels(scene) for scene in bank.scenes]
+    labels = [torch.stack(column) for column in zip(*each, strict=True)]
     generator = torch.Generator().manual_seed(seed)
 
     def loss_of(rows: Tensor, step: int) -> Tensor:
-        tokens = model.forward_features(grey(bank.batch(rows), generator))[:, 1:]
-        out = head(tokens).float()
-        num = len(SHAPES) + 1
-        weight = torch.where(shapes[rows] > 0, 1.0, 0.3)
-        shape = F.cross_entropy(out[..., :num].flatten(0, 1), shapes[rows].flatten(), reduction="none")
-        size = F.cross_entropy(out[..., num : num + 3].flatten(0, 1), sizes[rows].flatten(), reduction="none")
-        inside = (shapes[rows] > 0).float()[..., None]
-        place = ((out[..., num + 3 :] - offsets[rows]).abs() * inside).sum() / inside.sum().clamp_min(1)
-        total: Tensor = ((shape + 0.5 * size) * weight.flatten()).sum() / weight.sum() + 0.5 * place
-        return total
+        pictures = torch.cat([bank.batch(rows), bank.twin_batch(rows)])
+        states = model.forward_features(grey(pictures, generator))
+        first, second = F.layer_norm(states.float(), states.shape[-1:]).chunk(2)
+        agree = (first - second).square().mean()
+        supervised = dense_loss(
+            head(states[:, 1:]).float(), [part[rows].repeat(2, *[1] * (part.ndim - 1)) for part in labels]
+        )
+        return supervised + SAME * agree
 
     loss = train(
         [model, head],
@@ -91,7 +110,7 @@ def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, flo
         name="vit",
         rows=len(bank.scenes),
         steps=steps,
-        batch_size=128,
+        batch_size=PICTURES // 2,
         lr=1.5e-3,
         seed=seed,
     )
