@@ -5,9 +5,7 @@ joint, text only (empty coalition) or image only (no text). Features of absent e
 Which operator fuses is the settings' business; nothing here depends on it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from hashlib import blake2b
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,18 +18,10 @@ from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
 from fusion.operators import Attention, Stream, operator_class
 from fusion.positions import BoxPositions
+from fusion.seeding import seeded
 from fusion.text import TextEmbedder
 from fusion.trunk import TextTrunk, initialise_embedder, initialise_positions, load_text_trunk
 from fusion.types import Coalition, Encoded, FeatureMap, Features, check_coalition
-
-
-@contextmanager
-def _seeded(*key: int | str) -> Iterator[None]:
-    """Makes initial weights depend on the key alone, and leaves the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        seed = int.from_bytes(blake2b(repr(key).encode(), digest_size=7).digest(), "big")
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 class FusionModel(nn.Module):
@@ -60,6 +50,8 @@ class FusionModel(nn.Module):
         super().__init__()
         trunk = load_text_trunk(config) if trunk is None else trunk
         for alias, encoder_width in widths.items():
+            if alias in ("cls", "text"):
+                raise FusionError(f"encoder {alias!r} has the name of a span of the stream; choose another alias")
             if encoder_width < 1:
                 raise FusionError(f"encoder {alias!r} has width {encoder_width}; at least 1")
         for name in ("width", "layers", "heads"):
@@ -77,11 +69,11 @@ class FusionModel(nn.Module):
         self.widths = dict(widths)
         self.shape = trunk.shape
         self.tokenizer = trunk.tokenizer
-        with _seeded(seed, "shared"):
+        with seeded(seed, "shared"):
             self.text = TextEmbedder(trunk.shape, dropout=config.dropout)
             self.positions = BoxPositions(config.width)
             self.operator = operator_class(config.operator)(
-                trunk, aliases=self.aliases, dropout=config.dropout
+                trunk, aliases=self.aliases, config=config, seed=seed
             )
             self.match_head = nn.Sequential(
                 nn.Linear(config.width, config.width),
@@ -93,7 +85,7 @@ class FusionModel(nn.Module):
         initialise_positions(self.positions, trunk)
         self.adapters = nn.ModuleDict()
         for alias, encoder_width in widths.items():
-            with _seeded(seed, "adapter", alias):
+            with seeded(seed, "adapter", alias):
                 # The prefix keeps aliases such as "keys" apart from ModuleDict's own attributes.
                 adapter = Adapter(encoder_width, width=config.width, dropout=config.dropout)
             adapter.output_norm.load_state_dict(self.text.norm.state_dict())
@@ -197,11 +189,10 @@ class FusionModel(nn.Module):
         return found
 
     def _adapt(self, alias: str, features: Features) -> Stream:
-        positions = self.positions(features.boxes.masked_fill(~features.valid[..., None], 0))
+        boxes = features.boxes.masked_fill(~features.valid[..., None], 0)
         adapter = self.adapters[f"of_{alias}"]
-        return Stream(
-            adapter(features, positions=positions, visual_type=self.text.visual_type), features.valid
-        )
+        adapted = adapter(features, positions=self.positions(boxes), visual_type=self.text.visual_type)
+        return Stream(adapted, features.valid, boxes)
 
     def _lead(self, text: Sequence[str] | None, visual: Mapping[str, Stream]) -> Stream:
         """Embeds [CLS] text [SEP], or CLS alone."""

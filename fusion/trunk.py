@@ -190,6 +190,7 @@ def _of_blocks(blocks: Trunk) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
             block.qkv, *(f"{prefix}.attention.self.{part}" for part in ("query", "key", "value"))
         )
         yield from _of_layer(block.out, f"{prefix}.attention.output.dense")
+        assert isinstance(block.attention_norm, nn.LayerNorm)
         yield from _of_layer(block.attention_norm, f"{prefix}.attention.output.LayerNorm")
         yield from _of_layer(block.up, f"{prefix}.intermediate.dense")
         yield from _of_layer(block.down, f"{prefix}.output.dense")
@@ -208,6 +209,14 @@ def initialise_blocks(blocks: Trunk, trunk: TextTrunk) -> None:
     """Copies a checkpoint's layers into the blocks, first to first. Nothing for "scratch"."""
     if trunk.weights:
         for target, names in _of_blocks(blocks):
+            _copy(target, trunk, names)
+
+
+def initialise_norm(norm: nn.LayerNorm, trunk: TextTrunk) -> None:
+    """Copies the LayerNorm of a checkpoint's embeddings, so that new tokens enter as large as words. Nothing for
+    "scratch"."""
+    if trunk.weights:
+        for target, names in _of_layer(norm, "embeddings.LayerNorm"):
             _copy(target, trunk, names)
 
 

@@ -1,0 +1,330 @@
+"""What every operator in the table must honour, and the explicit softmax that its attention mass must equal."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fusion_batch import NUM_TOKENS, TEXTS, WIDTHS, batch, close
+from torch import Tensor
+
+from fusion import OPERATORS, OPTIONS
+from fusion.config import FusionConfig
+from fusion.errors import FusionError
+from fusion.model import FusionModel
+from fusion.operators import operator_class
+from fusion.text import build_tokenizer
+from fusion.types import Coalition, Encoded, Features, all_coalitions, coalition_name
+
+ALIASES = tuple(WIDTHS)
+COALITIONS = all_coalitions(ALIASES)
+NUM_LEAD = 6  # CLS, and the longest text with its [SEP]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the documentation of an operator promises, in numbers."""
+
+    mixed: int | None  # tokens that stand for the coalition; None where each encoder keeps its own
+    query: str  # whose attention is reported
+    mass_names: tuple[str, ...]  # for the coalition vit+clip with text
+    weight: str
+
+
+OWN = ("cls", "text", "vit", "clip")
+FACTS: Mapping[str, Facts] = {
+    "concat": Facts(None, "cls", OWN, "attention"),
+    "coattention": Facts(None, "cls", ("vit", "clip"), "attention"),
+    "channel": Facts(1 + 49, "cls", ("cls", "text", "vit+clip"), "norm"),
+    "resampler": Facts(32, "latents", ("vit", "clip"), "attention"),
+    "gated": Facts(1 + 49, "cls", OWN, "gate"),
+    "window": Facts(49, "cells", ("vit", "clip"), "attention"),
+    "late": Facts(None, "cls", OWN, "equal"),
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> FusionConfig:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer(TEXTS, folder=folder)
+    return FusionConfig(width=32, layers=2, heads=4, text="scratch", tokenizer=str(folder), max_text=16)
+
+
+@pytest.fixture(scope="module", params=sorted(OPERATORS))
+def model(request: pytest.FixtureRequest, config: FusionConfig) -> FusionModel:
+    return FusionModel(replace(config, operator=request.param), WIDTHS).eval()
+
+
+def test_every_operator_has_its_facts_and_options() -> None:
+    """Fails when an operator is added without them; the tests below then run on it by themselves."""
+    assert set(FACTS) == set(OPERATORS) == set(OPTIONS)
+    for name in OPERATORS:
+        assert len(operator_class(name).absent) > 20, name
+        assert {"none", "mass"} <= set(operator_class(name).attentions), name
+
+
+@pytest.mark.parametrize("coalition", COALITIONS, ids=coalition_name)
+@pytest.mark.parametrize("text", [TEXTS, None], ids=["text", "no-text"])
+def test_shapes_and_spans(model: FusionModel, coalition: Coalition, text: list[str] | None) -> None:
+    if text is None and not coalition:
+        with pytest.raises(FusionError, match="nothing to encode"):
+            model.encode(text, batch(), coalition)
+        return
+    mixed = FACTS[model.config.operator].mixed
+    encoded = model.encode(text, batch(), coalition)
+    assert encoded.pooled.shape == (3, model.operator.num_branches(len(coalition)), 32)
+    visual = coalition if mixed is None else (coalition_name(coalition),) * bool(coalition)
+    assert list(encoded.spans) == ["cls", *(["text"] if text else []), *visual]
+    assert encoded.states.shape[:2] == encoded.valid.shape
+    covered = [i for span in encoded.spans.values() for i in range(span.start, span.stop)]
+    assert covered == list(range(encoded.states.shape[1]))
+    for name in visual:
+        length = encoded.spans[name].stop - encoded.spans[name].start
+        assert length == (NUM_TOKENS[name] if mixed is None else mixed)
+    if text:
+        text_lengths = encoded.valid[:, encoded.spans["text"]].sum(1).tolist()
+        assert text_lengths == [3, 5, 1]  # words and [SEP]
+
+
+def test_dropping_an_encoder_equals_masking_it(model: FusionModel) -> None:
+    masked = batch()
+    masked["clip"] = replace(masked["clip"], valid=torch.zeros(3, 10, dtype=torch.bool))
+    for rest in (("vit", "keys"), ()):
+        others = {alias: features for alias, features in masked.items() if alias in ("clip", *rest)}
+        coalition = tuple(alias for alias in ALIASES if alias in others)
+        close(model.encode(TEXTS, batch(), rest).pooled, model.encode(TEXTS, others, coalition).pooled)
+
+
+def test_dropping_tokens_equals_masking_them(model: FusionModel) -> None:
+    """Also when what is masked holds NaN."""
+    features = batch()["clip"]
+    keep = torch.tensor([0, 3, 4, 8])
+    dropped = Features(features.tokens[:, keep], features.boxes[:, keep], features.valid[:, keep])
+    away = torch.ones(10, dtype=torch.bool)
+    away[keep] = False
+    poisoned = Features(
+        features.tokens.masked_fill(away[:, None], torch.nan),
+        features.boxes.masked_fill(away[:, None], torch.nan),
+        ~away.expand(3, 10),
+    )
+    less = model.encode(TEXTS, {**batch(), "clip": dropped}, ("vit", "clip"), attention="mass")
+    masked = model.encode(TEXTS, {**batch(), "clip": poisoned}, ("vit", "clip"), attention="mass")
+    close(less.pooled, masked.pooled)
+    assert less.attention is not None and masked.attention is not None
+    assert less.weight is not None and masked.weight is not None
+    close(less.attention.mass, masked.attention.mass)
+    close(less.weight.values, masked.weight.values)
+    for name, span in less.spans.items():
+        there = masked.states[:, masked.spans[name]]
+        close(less.states[:, span][less.valid[:, span]], there[masked.valid[:, masked.spans[name]]])
+
+
+def test_padding_of_texts_and_regions_has_no_influence(model: FusionModel) -> None:
+    together = model.encode(TEXTS, batch(), ("vit", "clip", "keys")).pooled
+    for i, text in enumerate(TEXTS):
+        alone = {alias: features.rows(slice(i, i + 1)) for alias, features in batch().items()}
+        regions = alone["keys"]
+        kept = regions.valid[0]
+        alone["keys"] = Features(regions.tokens[:, kept], regions.boxes[:, kept], regions.valid[:, kept])
+        close(together[i : i + 1], model.encode([text], alone, ("vit", "clip", "keys")).pooled)
+
+
+@pytest.mark.parametrize("coalition", COALITIONS, ids=coalition_name)
+def test_absent_encoders_have_no_influence_and_get_no_gradient(model: FusionModel, coalition: Coalition) -> None:
+    def poison(alias: str, features: Features) -> Features:
+        if alias in coalition:
+            return features
+        return replace(features, tokens=features.tokens * torch.nan, boxes=features.boxes * torch.nan)
+
+    poisoned = {alias: poison(alias, features) for alias, features in batch().items()}
+    only_present = {alias: features for alias, features in batch().items() if alias in coalition}
+    found = model.encode(TEXTS, poisoned, coalition)
+    assert torch.equal(found.pooled, model.encode(TEXTS, only_present, coalition).pooled)
+    model.zero_grad()
+    (found.pooled * torch.randn(32, generator=torch.Generator().manual_seed(1))).sum().backward()
+    for alias in WIDTHS:
+        for name, parameter in model.adapters[f"of_{alias}"].named_parameters():
+            if alias in coalition:
+                assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+            else:
+                assert parameter.grad is None, name
+    model.zero_grad()
+
+
+def test_absent_adapters_do_not_move_nor_decay(config: FusionConfig) -> None:
+    """Also after steps in which they were present, so that the optimizer has momentum for them."""
+    for operator in OPERATORS:
+        model = FusionModel(replace(config, operator=operator), WIDTHS)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+        for coalition in (ALIASES, ("vit",)):
+            before = {name: value.clone() for name, value in model.adapters.state_dict().items()}
+            optimizer.zero_grad()
+            model.match(TEXTS, batch(), coalition).square().sum().backward()
+            optimizer.step()
+            for name, value in model.adapters.state_dict().items():
+                moved = not torch.equal(value, before[name])
+                assert moved == (name.split(".")[0].removeprefix("of_") in coalition), (operator, name)
+
+
+def test_present_features_and_text_matter(model: FusionModel) -> None:
+    """So that none of the equalities above holds for want of any influence."""
+    reference = model.encode(TEXTS, batch(), ("clip", "keys")).pooled
+    for alias, part in (("clip", "tokens"), ("keys", "tokens"), ("keys", "boxes")):
+        changed = replace(batch()[alias], **{part: getattr(batch(1)[alias], part)})
+        other = model.encode(TEXTS, {**batch(), alias: changed}, ("clip", "keys")).pooled
+        assert (other - reference).abs().amax(dim=(1, 2)).min() > 1e-3, (alias, part)
+    other = model.encode(["square", "circle", "red"], batch(), ("clip", "keys")).pooled
+    assert (other - reference).abs().amax(dim=(1, 2)).min() > 1e-3
+
+
+def test_order_of_encoders_does_not_matter(model: FusionModel) -> None:
+    """The same seed gives the same model whatever the order, and the same states, weights and logits."""
+    permuted = FusionModel(model.config, dict(reversed(WIDTHS.items()))).eval()
+    assert all(torch.equal(value, permuted.state_dict()[name]) for name, value in model.state_dict().items())
+    one = model.encode(TEXTS, batch(), ALIASES, attention="mass")
+    two = permuted.encode(TEXTS, batch(), ALIASES[::-1], attention="mass")
+    close(one.pooled.mean(1), two.pooled.mean(1))
+    for name, span in one.spans.items():
+        other = name if name in two.spans else coalition_name(ALIASES[::-1])
+        valid = one.valid[:, span]
+        close(one.states[:, span][valid], two.states[:, two.spans[other]][valid])
+    assert one.weight is not None and two.weight is not None and two.weight.names == ALIASES[::-1]
+    close(one.weight.values, two.weight.values.flip(1))
+    close(model.match(TEXTS, batch(), ALIASES), permuted.match(TEXTS, batch(), ALIASES[::-1]))
+
+
+def test_bf16_autocast_agrees(model: FusionModel) -> None:
+    reference = model.encode(TEXTS, batch(), ("vit", "clip"), attention="mass")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model.encode(TEXTS, batch(), ("vit", "clip"), attention="mass")
+    assert half.attention is not None and reference.attention is not None
+    torch.testing.assert_close(half.pooled.float(), reference.pooled, atol=0.08, rtol=0)
+    torch.testing.assert_close(half.attention.mass.float(), reference.attention.mass, atol=0.02, rtol=0)
+
+
+def test_bf16_weights_agree(model: FusionModel, config: FusionConfig) -> None:
+    reference = model.encode(TEXTS, batch(), ("vit", "clip")).pooled
+    half = FusionModel(model.config, WIDTHS).eval().bfloat16().encode(TEXTS, batch(), ("vit", "clip"))
+    assert half.pooled.dtype == torch.bfloat16
+    torch.testing.assert_close(half.pooled.float(), reference, atol=0.15, rtol=0)
+
+
+def test_saved_and_loaded_agree_exactly(model: FusionModel, tmp_path: Path) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01
+    model.save(tmp_path / "saved")
+    loaded = FusionModel.load(tmp_path / "saved")
+    assert loaded.config == model.config and loaded.widths == model.widths and loaded.aliases == model.aliases
+    assert torch.equal(
+        model.encode(TEXTS, batch(), ("vit", "keys")).pooled,
+        loaded.encode(TEXTS, batch(), ("vit", "keys")).pooled,
+    )
+    assert torch.equal(model.match(TEXTS, batch(), ("clip",)), loaded.match(TEXTS, batch(), ("clip",)))
+
+
+def test_match_is_one_logit_a_pair_averaged_over_branches(model: FusionModel) -> None:
+    encoded = model.encode(TEXTS, batch(), ("vit", "clip"))
+    logits = model.match(TEXTS, batch(), ("vit", "clip"))
+    assert logits.shape == (3,)
+    by_branch = [model.match_head(encoded.pooled[:, k])[:, 0] for k in range(encoded.pooled.shape[1])]
+    close(logits, torch.stack(by_branch).mean(0))
+
+
+class Explicit:
+    """Stands in for the fused kernel, with the softmax written out; keeps the weights of every call."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        scores = query @ keys.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
+        exponentials = (scores - scores.amax(-1, keepdim=True)).exp()
+        weights = exponentials / exponentials.sum(-1, keepdim=True)
+        if values.shape[-1] == query.shape[-1]:  # not the indicator's turn
+            self.weights.append(weights.detach())
+        return weights @ values
+
+
+def expected_mass(operator: str, weights: list[Tensor], encoded: Encoded, features: Mapping[str, Features]) -> Tensor:
+    """Layers b h e from the explicit weights: those of CLS, or the mean over the queries that read."""
+    if operator in ("concat", "channel"):
+        spans = list(encoded.spans.values())
+        return torch.stack([torch.stack([w[:, :, 0, s].sum(-1) for s in spans], -1) for w in weights])
+    if operator == "late":  # vit's two layers, then clip's two
+        ends = (0, 1, NUM_LEAD)
+        branches = []
+        for column, layers in ((2, weights[:2]), (3, weights[2:])):
+            mass = torch.zeros(2, 3, 4, 4)
+            for layer, w in enumerate(layers):
+                row = w[:, :, 0]
+                parts = [row[..., : ends[1]], row[..., ends[1] : ends[2]], row[..., ends[2] :]]
+                for place, part in zip((0, 1, column), parts, strict=True):
+                    mass[layer, ..., place] = part.sum(-1)
+            branches.append(mass)
+        return (branches[0] + branches[1]) / 2
+    num_vit = features["vit"].tokens.shape[1]
+    if operator == "coattention":  # per layer: text on itself, visual on itself, text on visual, visual on text
+        rows = [w[:, :, 0] for w in weights[2::4]]
+    else:  # the reader's two calls come first
+        rows = [w.mean(2) for w in weights[:2]]
+    return torch.stack([torch.stack([r[..., :num_vit].sum(-1), r[..., num_vit:].sum(-1)], -1) for r in rows])
+
+
+def test_attention_mass_equals_the_explicit_softmax(model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = model.config.operator
+    features = {alias: batch()[alias] for alias in ("vit", "clip")}
+    features["clip"].valid[1, 4:7] = False
+    plain = model.encode(TEXTS, features, ("vit", "clip"))
+    asked = model.encode(TEXTS, features, ("vit", "clip"), attention="mass")
+    assert plain.attention is None and plain.weight is None and torch.equal(plain.pooled, asked.pooled)
+    explicit = Explicit()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", explicit)
+    written_out = model.encode(TEXTS, features, ("vit", "clip"), attention="mass")
+    close(written_out.pooled, asked.pooled)
+    report, facts = asked.attention, FACTS[operator]
+    assert report is not None and report.query == facts.query and report.names == facts.mass_names
+    assert report.mass.shape == (2, 3, 4, len(facts.mass_names)) and not report.mass.requires_grad
+    if operator == "gated":
+        expected = gated_mass(model, explicit.weights, asked, features)
+    else:
+        expected = expected_mass(operator, explicit.weights, asked, features)
+    close(report.mass, expected)
+    close(report.mass.sum(-1), torch.ones(2, 3, 4))
+    close(report.token_share.sum(), torch.tensor(1.0))
+    assert asked.weight is not None and asked.weight.kind == facts.weight
+    assert asked.weight.names == ("vit", "clip") and (asked.weight.values >= 0).all()
+    close(asked.weight.values.sum(1), torch.ones(3))
+
+
+def gated_mass(model: FusionModel, weights: list[Tensor], encoded: Encoded, features: Mapping[str, Features]) -> Tensor:
+    """Each mixed token's weight goes to its encoders by their gates; only clip has a token of the whole image."""
+    assert encoded.weight is not None
+    gates = encoded.weight.values
+    layers = []
+    for w in weights:
+        row = w[:, :, 0]
+        whole, cells = row[..., NUM_LEAD], row[..., NUM_LEAD + 1 :]
+        # The cells that clip's masked tokens leave to vit alone: those over its 3x3 tokens 4, 5 and 6.
+        both = torch.ones(3, 49)
+        shares = torch.stack([gates[:, :1] * both, gates[:, 1:] * both], -1)
+        for cell in range(49):
+            y, x = divmod(cell, 7)
+            under = {3 * r + c for r in _under(y) for c in _under(x)}
+            if under <= {3, 4, 5}:  # tokens 4, 5, 6 behind the prefix are grid cells 3, 4, 5
+                shares[1, cell] = torch.tensor([1.0, 0.0])
+        mass = [row[..., 0], row[..., 1:NUM_LEAD].sum(-1)]
+        mass.append(torch.einsum("bhm,bm->bh", cells, shares[..., 0]))
+        mass.append(torch.einsum("bhm,bm->bh", cells, shares[..., 1]) + whole)
+        layers.append(torch.stack(mass, -1))
+    return torch.stack(layers)
+
+
+def _under(cell: int) -> set[int]:
+    """Which thirds a seventh overlaps: 0, 1 | 2 straddles | 3 | 4 straddles | 5, 6."""
+    return [{0}, {0}, {0, 1}, {1}, {1, 2}, {2}, {2}][cell]
