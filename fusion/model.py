@@ -107,6 +107,8 @@ class FusionModel(nn.Module):
         features: FeatureMap | None,
         coalition: Sequence[str],
         attention: Attention = "none",
+        *,
+        fills: FeatureMap | None = None,
     ) -> Encoded:
         """Encodes a batch as one stream.
 
@@ -115,7 +117,9 @@ class FusionModel(nn.Module):
             features: of at least the encoders in the coalition, tokens b n D; the others' are not looked at.
                 None with the empty coalition.
             coalition: the encoders present, in the run's order; () for text only.
-            attention: "mass" adds the CLS query's attention mass per layer and head.
+            attention: "mass" adds attention mass per layer and head, and the weight of each encoder.
+            fills: constants that stand in for absent encoders, as `VEDropout.fills` makes them. They take part
+                like features, but nothing of the absent encoder's adapter learns from them.
 
         Returns:
             The stream: states b l w, pooled b k w.
@@ -132,6 +136,8 @@ class FusionModel(nn.Module):
         present = check_coalition(coalition, self.aliases)
         found = self._present_features(features, present)
         visual = {alias: self._adapt(alias, found[alias]) for alias in present}
+        if fills:
+            visual = self._filled(visual, fills)
         lead = self._lead(text, visual)
         encoded: Encoded = self.operator(lead, visual=visual, attention=attention)
         return encoded
@@ -193,6 +199,21 @@ class FusionModel(nn.Module):
         adapter = self.adapters[f"of_{alias}"]
         adapted = adapter(features, positions=self.positions(boxes), visual_type=self.text.visual_type)
         return Stream(adapted, features.valid, boxes)
+
+    def _filled(self, visual: Mapping[str, Stream], fills: FeatureMap) -> dict[str, Stream]:
+        """Adds constants for absent encoders, in the run's order, out of the backward pass."""
+        absent = check_coalition([alias for alias in self.aliases if alias in fills] or list(fills), self.aliases)
+        for alias in fills:
+            if alias in visual or alias not in absent:
+                raise FusionError(
+                    f"a fill for encoder {alias!r}, which is {'present' if alias in visual else 'unknown'}; "
+                    f"absent: {', '.join(a for a in self.aliases if a not in visual) or 'none'}"
+                )
+        given = self._present_features(fills, absent)
+        with torch.no_grad():
+            constant = {alias: self._adapt(alias, given[alias]) for alias in absent}
+        every = {**visual, **constant}
+        return {alias: every[alias] for alias in self.aliases if alias in every}
 
     def _lead(self, text: Sequence[str] | None, visual: Mapping[str, Stream]) -> Stream:
         """Embeds [CLS] text [SEP], or CLS alone."""

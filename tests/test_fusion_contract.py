@@ -18,6 +18,7 @@ from fusion.model import FusionModel
 from fusion.operators import operator_class
 from fusion.text import build_tokenizer
 from fusion.types import Coalition, Encoded, Features, all_coalitions, coalition_name
+from fusion.ve_dropout import Fill, VEDropout
 
 ALIASES = tuple(WIDTHS)
 COALITIONS = all_coalitions(ALIASES)
@@ -167,6 +168,37 @@ def test_absent_adapters_do_not_move_nor_decay(config: FusionConfig) -> None:
             for name, value in model.adapters.state_dict().items():
                 moved = not torch.equal(value, before[name])
                 assert moved == (name.split(".")[0].removeprefix("of_") in coalition), (operator, name)
+
+
+@pytest.mark.parametrize("fill", ["zero", "mean"])
+def test_fills_are_constants(config: FusionConfig, fill: Fill) -> None:
+    """Whatever the absent encoder holds, its constant takes part like features, and its adapter learns nothing."""
+    dropout = VEDropout(WIDTHS, fill=fill)
+    for seed in (1, 2):
+        dropout.observe(batch(seed))
+    fills = dropout.fills(("vit",), batch_size=3)
+    assert set(fills) == {"clip", "keys"}
+    bad = {a: replace(f, tokens=f.tokens * torch.nan, boxes=f.boxes * torch.nan) for a, f in batch().items()}
+    poisoned = {**bad, "vit": batch()["vit"]}
+    for operator in OPERATORS:
+        model = FusionModel(replace(config, operator=operator), WIDTHS)
+        found = model.encode(TEXTS, poisoned, ("vit",), fills=fills)
+        alone = model.encode(TEXTS, {"vit": batch()["vit"]}, ("vit",), fills=fills)
+        constant = model.encode(TEXTS, {**fills, "vit": batch()["vit"]}, ALIASES)
+        assert torch.equal(found.pooled, alone.pooled) and torch.equal(found.pooled, constant.pooled), operator
+        assert list(found.spans) == list(constant.spans)
+        dropped = model.encode(TEXTS, {"vit": batch()["vit"]}, ("vit",)).pooled
+        assert (found.pooled.mean(1) - dropped.mean(1)).abs().max() > 1e-3, operator
+        (found.pooled * torch.randn(32)).sum().backward()
+        for name, parameter in model.adapters.named_parameters():
+            assert (parameter.grad is not None) == name.startswith("of_vit"), (operator, name)
+        assert model.encode(TEXTS, None, (), fills=dropout.fills((), batch_size=3)).pooled.isfinite().all()
+
+
+def test_fills_of_present_or_unknown_encoders_are_refused(model: FusionModel) -> None:
+    for fills, message in (({"vit": batch()["vit"]}, "'vit', which is present"), ({"vat": batch()["vit"]}, "'vat'")):
+        with pytest.raises(FusionError, match=message):
+            model.encode(TEXTS, batch(), ("vit",), fills=fills)
 
 
 def test_present_features_and_text_matter(model: FusionModel) -> None:
