@@ -34,6 +34,7 @@ class TrunkShape:
         first_norm: whether the first block normalises before its attention.
         local_layers: layers in which a text token sees others up to `local_reach` places away only.
         thetas: base of the rotations in global and in local layers.
+        text_eps: of the LayerNorm of text embeddings, where it is another than the blocks'.
     """
 
     width: int
@@ -51,6 +52,7 @@ class TrunkShape:
     local_layers: tuple[int, ...] = ()
     local_reach: int = 0
     thetas: tuple[float, float] = (160_000.0, 10_000.0)
+    text_eps: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrunkShape":
