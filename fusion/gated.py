@@ -93,6 +93,7 @@ class Gated(FusionOperator):
             valid=valid,
             num_text=lead.states.shape[1],
             mass_of=owned if attention == "mass" else None,
+            done=lead.done,
         )
         encoded = Encoded(out, valid, spans, rearrange(out[:, 0], "b w -> b 1 w"))
         if mass is None:

@@ -24,6 +24,7 @@ def fuse(trunk: Trunk, lead: Stream, *, visual: Mapping[str, Stream], attention:
         valid=valid,
         num_text=lead.states.shape[1],
         mass_of=list(spans.values()) if attention == "mass" else None,
+        done=lead.done,
     )
     report = None if mass is None else AttentionMass(mass, tuple(spans), token_share(valid, spans))
     weight = None if report is None else attention_weight(report, tuple(visual))

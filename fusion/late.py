@@ -39,6 +39,10 @@ class Late(FusionOperator):
             initialise_blocks(branch, trunk)
             self.branches[f"of_{alias}"] = branch
 
+    def text_trunk(self) -> Trunk | None:
+        """Returns None: each branch passes text through a trunk of its own."""
+        return None
+
     def num_branches(self, num_present: int) -> int:
         """Returns one for each encoder present, and all of them when none is."""
         return num_present or len(self.branches)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fusion.adapters import Adapter
 from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
+from fusion.freezing import TextMemo, freeze, parts_of
 from fusion.operators import Attention, Stream, operator_class
 from fusion.positions import BoxPositions
 from fusion.seeding import seeded
@@ -90,6 +91,33 @@ class FusionModel(nn.Module):
                 adapter = Adapter(encoder_width, width=config.width, dropout=config.dropout)
             adapter.output_norm.load_state_dict(self.text.norm.state_dict())
             self.adapters[f"of_{alias}"] = adapter
+        self.frozen: tuple[str, ...] = ()
+        self._memo = TextMemo()
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Takes parts out of training: no gradient, evaluation mode, work on texts alone done once.
+
+        Args:
+            names: "text" (words, positions, types and their LayerNorm), "positions" (of boxes), "adapters",
+                "adapters.ALIAS", "trunk", "trunk[FIRST:LAST]" (layers of every trunk of the operator),
+                "operator" (with its trunks), "match_head".
+
+        Raises:
+            FusionError: a name that means nothing here; nothing is frozen then.
+        """
+        named: dict[str, nn.Module] = {
+            name: getattr(self, name) for name in ("text", "positions", "adapters", "operator", "match_head")
+        }
+        named |= {f"adapters.{alias}": self.adapters[f"of_{alias}"] for alias in self.aliases}
+        freeze(parts_of(names, named=named, trunks=self.operator.trunks()))
+        self.frozen = tuple(dict.fromkeys((*self.frozen, *names)))
+
+    def train(self, mode: bool = True) -> "FusionModel":
+        """Sets training mode for all but the frozen parts."""
+        super().train(mode)
+        if self.frozen:
+            self.freeze(self.frozen)
+        return self
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -138,7 +166,9 @@ class FusionModel(nn.Module):
         visual = {alias: self._adapt(alias, found[alias]) for alias in present}
         if fills:
             visual = self._filled(visual, fills)
-        lead = self._lead(text, visual)
+        lead = self._remembered(text) if text and not visual and attention == "none" else None
+        if lead is None:
+            lead = self._lead(text, visual)
         encoded: Encoded = self.operator(lead, visual=visual, attention=attention)
         return encoded
 
@@ -214,6 +244,23 @@ class FusionModel(nn.Module):
             constant = {alias: self._adapt(alias, given[alias]) for alias in absent}
         every = {**visual, **constant}
         return {alias: every[alias] for alias in self.aliases if alias in every}
+
+    def _remembered(self, text: Sequence[str]) -> Stream | None:
+        """Returns texts after the layers that are frozen from the start on; None where there are none."""
+        trunk = self.operator.text_trunk()
+        if trunk is None or not self.frozen or isinstance(text, str):
+            return None
+        depth = self._memo.depth(self.text, trunk)
+        if depth == 0:
+            return None
+        self._memo.check([self.text, *trunk.blocks[:depth]])
+        missing = self._memo.missing(text)
+        if missing:
+            with torch.no_grad():
+                lead = self._lead(missing, {})
+                self._memo.add(missing, trunk.begin(lead.states, valid=lead.valid, layers=depth), lead.valid)
+        known = self._memo.stream(text)
+        return None if known is None else Stream(*known, done=depth)
 
     def _lead(self, text: Sequence[str] | None, visual: Mapping[str, Stream]) -> Stream:
         """Embeds [CLS] text [SEP], or CLS alone."""

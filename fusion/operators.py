@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fusion import OPERATORS
 from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
+from fusion.transformer import Trunk
 from fusion.trunk import TextTrunk
 from fusion.types import Encoded
 
@@ -25,14 +26,19 @@ Attention = Literal["none", "mass"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """Tokens of the fusion width, which of them are real and, for visual ones, what they saw.
+    """Tokens of the fusion width.
 
-    Boxes of tokens that are not valid are 0.
+    Attributes:
+        states: of each token.
+        valid: which of them are real.
+        boxes: what visual tokens saw; 0 for those that are not valid.
+        done: layers of the trunk that the states have passed already; only for text on its own.
     """
 
     states: Float[Tensor, "b n w"]
     valid: Bool[Tensor, "b n"]
     boxes: Float[Tensor, "b n 4"] | None = None
+    done: int = 0
 
 
 class FusionOperator(nn.Module, ABC):
@@ -56,6 +62,14 @@ class FusionOperator(nn.Module, ABC):
     @abstractmethod
     def __init__(self, trunk: TextTrunk, *, aliases: tuple[str, ...], config: FusionConfig, seed: int) -> None:
         super().__init__()
+
+    def trunks(self) -> list[Trunk]:
+        """Returns all trunks, that of the text first."""
+        return [module for module in self.modules() if isinstance(module, Trunk)]
+
+    def text_trunk(self) -> Trunk | None:
+        """Returns the trunk that a stream without encoders passes; None where there are several."""
+        return self.trunks()[0]
 
     def num_branches(self, num_present: int) -> int:
         """Returns k of the pooled state when that many encoders are present."""

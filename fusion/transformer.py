@@ -239,6 +239,15 @@ class Trunk(nn.Module):
         seen = (Sight(everything.mask, turns[0]), Sight(near, turns[1]))
         return [seen[layer in self.shape.local_layers] for layer in range(self.shape.layers)]
 
+    def begin(
+        self, states: Float[Tensor, "b l w"], *, valid: Bool[Tensor, "b l"], layers: int
+    ) -> Float[Tensor, "b l w"]:
+        """Returns a text's states after the first layers."""
+        sights = self.sights(valid, num_text=valid.shape[1])
+        for block, sight in list(zip(self.blocks, sights, strict=True))[:layers]:
+            states, _ = block(states, sight=sight)
+        return states
+
     def forward(
         self,
         states: Float[Tensor, "b l w"],
@@ -246,6 +255,7 @@ class Trunk(nn.Module):
         valid: Bool[Tensor, "b l"],
         num_text: int = 0,
         mass_of: MassOf | None = None,
+        done: int = 0,
     ) -> tuple[Float[Tensor, "b l w"], Float[Tensor, "layers b h e"] | None]:
         """Returns the states after the last layer and, if asked for, every layer's CLS attention mass.
 
@@ -254,9 +264,11 @@ class Trunk(nn.Module):
             valid: tokens that may be attended to.
             num_text: CLS and text tokens, which come first; the others are visual.
             mass_of: spans to report on; None costs nothing.
+            done: layers that the states have passed already.
         """
         masses: list[Tensor] = []
-        for block, sight in zip(self.blocks, self.sights(valid, num_text=num_text), strict=True):
+        sights = self.sights(valid, num_text=num_text)
+        for block, sight in list(zip(self.blocks, sights, strict=True))[done:]:
             states, mass = block(states, sight=sight, mass_of=mass_of)
             if mass is not None:
                 masses.append(mass)
