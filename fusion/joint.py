@@ -49,6 +49,8 @@ def join(
 
 def token_share(valid: Bool[Tensor, "b l"], spans: Mapping[str, slice]) -> Float[Tensor, " e"]:
     """Returns the share of each example's valid tokens that each span holds, averaged over the batch."""
+    if not spans:
+        return torch.zeros(0, device=valid.device)
     counts = torch.stack([valid[:, span].sum(dim=1) for span in spans.values()], dim=1)
     return (counts / valid.sum(dim=1, keepdim=True).clamp_min(1)).mean(dim=0)
 

@@ -69,21 +69,28 @@ class Reading(nn.Module):
     def forward(
         self, states: Float[Tensor, "b q w"], *, memory: Memory, asked: Asked | None = None
     ) -> tuple[Float[Tensor, "b q w"], Float[Tensor, "b h e"] | None]:
-        """Returns the new states, and where asked for the attention mass on each span of the memory."""
+        """Returns the new states, and where asked for the attention mass on each span of the memory.
+
+        The states of queries that see nothing stay as they are.
+        """
+        reads = memory.seen.any(dim=-1, keepdim=True)
         if self.shape.norm == "pre":
-            added, mass = self._read(self.norm(states), memory, asked)
-            return states + added, mass
-        added, mass = self._read(states, memory, asked)
-        return self.norm(states + added), mass
+            added, mass = self._read(self.norm(states), memory, asked, reads)
+            return torch.where(reads, states + added, states), mass
+        added, mass = self._read(states, memory, asked, reads)
+        return torch.where(reads, self.norm(states + added), states), mass
 
     def _read(
-        self, states: Float[Tensor, "b q w"], memory: Memory, asked: Asked | None
+        self,
+        states: Float[Tensor, "b q w"],
+        memory: Memory,
+        asked: Asked | None,
+        reads: Bool[Tensor, "b x 1"],
     ) -> tuple[Float[Tensor, "b q w"], Float[Tensor, "b h e"] | None]:
         heads = self.shape.heads
         query = rearrange(self.query(states), "b q (h c) -> b h q c", h=heads)
         projected = self.keys_values(self.memory_norm(memory.states))
         keys, values = rearrange(projected, "b l (s h c) -> s b h l c", s=2, h=heads)
-        reads = memory.seen.any(dim=-1, keepdim=True)
         mask = (memory.seen | ~reads)[:, None]  # a row without any key would be NaN
         attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         added = self.out(rearrange(attended, "b h q c -> b q (h c)")).masked_fill(~reads, 0)

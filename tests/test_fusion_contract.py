@@ -1,5 +1,6 @@
 """What every operator in the table must honour, and the explicit softmax that its attention mass must equal."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -59,6 +60,12 @@ def model(request: pytest.FixtureRequest, config: FusionConfig) -> FusionModel:
     return FusionModel(replace(config, operator=request.param), WIDTHS).eval()
 
 
+@pytest.fixture(scope="module", params=sorted(OPERATORS))
+def post_norm(request: pytest.FixtureRequest) -> FusionModel:
+    """On a trunk that normalises after each part: the shipped one."""
+    return FusionModel(FusionConfig(operator=request.param), WIDTHS).eval()
+
+
 def test_every_operator_has_its_facts_and_options() -> None:
     """Fails when an operator is added without them; the tests below then run on it by themselves."""
     assert set(FACTS) == set(OPERATORS) == set(OPTIONS)
@@ -90,13 +97,29 @@ def test_shapes_and_spans(model: FusionModel, coalition: Coalition, text: list[s
         assert text_lengths == [3, 5, 1]  # words and [SEP]
 
 
-def test_dropping_an_encoder_equals_masking_it(model: FusionModel) -> None:
+def drop_equals_mask(model: FusionModel) -> None:
     masked = batch()
     masked["clip"] = replace(masked["clip"], valid=torch.zeros(3, 10, dtype=torch.bool))
     for rest in (("vit", "keys"), ()):
         others = {alias: features for alias, features in masked.items() if alias in ("clip", *rest)}
         coalition = tuple(alias for alias in ALIASES if alias in others)
         close(model.encode(TEXTS, batch(), rest).pooled, model.encode(TEXTS, others, coalition).pooled)
+
+
+def test_dropping_an_encoder_equals_masking_it(model: FusionModel) -> None:
+    drop_equals_mask(model)
+
+
+def test_contract_on_a_post_norm_trunk(post_norm: FusionModel) -> None:
+    """Dropping equals masking, order changes nothing, and asking for attention changes nothing."""
+    drop_equals_mask(post_norm)
+    permuted = FusionModel(post_norm.config, dict(reversed(WIDTHS.items()))).eval()
+    close(post_norm.match(TEXTS, batch(), ALIASES), permuted.match(TEXTS, batch(), ALIASES[::-1]))
+    plain = post_norm.encode(TEXTS, batch(), ALIASES)
+    asked = post_norm.encode(TEXTS, batch(), ALIASES, attention="mass")
+    assert torch.equal(plain.pooled, asked.pooled) and asked.attention is not None
+    close(asked.attention.mass.sum(-1), torch.ones(asked.attention.mass.shape[:-1]))
+    assert (asked.pooled[0] - asked.pooled[1]).abs().max() > 1e-2
 
 
 def test_dropping_tokens_equals_masking_them(model: FusionModel) -> None:
@@ -250,6 +273,9 @@ def test_saved_and_loaded_agree_exactly(model: FusionModel, tmp_path: Path) -> N
             parameter += 0.01
     model.save(tmp_path / "saved")
     loaded = FusionModel.load(tmp_path / "saved")
+    recorded = json.loads((tmp_path / "saved" / "fusion.json").read_text())["operator"]
+    assert recorded == {"name": model.config.operator, **model.operator.describe()}
+    assert set(recorded) == {"name", *OPTIONS[model.config.operator]}
     assert loaded.config == model.config and loaded.widths == model.widths and loaded.aliases == model.aliases
     assert torch.equal(
         model.encode(TEXTS, batch(), ("vit", "keys")).pooled,
@@ -360,3 +386,32 @@ def gated_mass(model: FusionModel, weights: list[Tensor], encoded: Encoded, feat
 def _under(cell: int) -> set[int]:
     """Which thirds a seventh overlaps: 0, 1 | 2 straddles | 3 | 4 straddles | 5, 6."""
     return [{0}, {0}, {0, 1}, {1}, {1, 2}, {2}, {2}][cell]
+
+
+@pytest.mark.parametrize("coalition", [(), ("keys",)], ids=coalition_name)
+@pytest.mark.parametrize("text", [TEXTS, None], ids=["text", "no-text"])
+def test_attention_of_few_streams(model: FusionModel, coalition: Coalition, text: list[str] | None) -> None:
+    """Text only, image only and both: the names are the spans there are, and shares still sum to 1."""
+    if text is None and not coalition:
+        return
+    encoded = model.encode(text, batch(), coalition, attention="mass")
+    report, weight = encoded.attention, encoded.weight
+    assert report is not None and weight is not None and weight.names == coalition
+    own = "cls" in FACTS[model.config.operator].mass_names
+    leads = ("cls", "text") if text else ("cls",)
+    assert report.names == ((*leads, *coalition) if own else coalition)
+    assert report.mass.shape == (2, 3, 4, len(report.names)) and report.token_share.shape == (len(report.names),)
+    if report.names:
+        close(report.mass.sum(-1), torch.ones(2, 3, 4))
+    if coalition:
+        close(weight.values, torch.ones(3, 1))
+
+
+def test_the_documentation_says_what_each_operator_does() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "fusion.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(OPERATORS)
+    for name, _, absent, options, _, _, weight in rows:
+        operator = name.strip("`")
+        assert absent == operator_class(operator).absent and weight == FACTS[operator].weight
+        assert options == (", ".join(f"`{option}`" for option in OPTIONS[operator]) or "–")
