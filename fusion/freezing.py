@@ -79,6 +79,7 @@ class TextMemo:
         self._states: dict[str, Tensor] = {}
         self._of: tuple[object, ...] = ()
         self._bytes = 0
+        self.full = False
 
     def depth(self, embedder: nn.Module, trunk: Trunk) -> int:
         """Returns how many layers are frozen from the start on; 0 also where the embeddings are not."""
@@ -94,7 +95,7 @@ class TextMemo:
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights[0].dtype
         of = (precision, *((weight.data_ptr(), weight._version) for weight in weights))
         if of != self._of:
-            self._states, self._bytes, self._of = {}, 0, of
+            self._states, self._bytes, self._of, self.full = {}, 0, of, False
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """Returns the texts, each once, that are not yet known."""
@@ -105,9 +106,11 @@ class TextMemo:
         for row, text in enumerate(texts):
             kept = states[row, valid[row]].detach().clone()
             size = kept.numel() * kept.element_size()
-            if self._bytes + size <= MEMO_BYTES:
-                self._states[text] = kept
-                self._bytes += size
+            self.full = self._bytes + size > MEMO_BYTES
+            if self.full:
+                return
+            self._states[text] = kept
+            self._bytes += size
 
     def stream(self, texts: Sequence[str]) -> tuple[Float[Tensor, "b t w"], Bool[Tensor, "b t"]] | None:
         """Returns the states of texts, padded, and which are real; None if one is not known."""

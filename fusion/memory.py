@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusion.joint import attention_weight, token_share
 from fusion.operators import Stream
-from fusion.types import AttentionMass, EncoderWeight
+from fusion.types import AttentionMass, EncoderWeight, Query
 
 
 def tokens_of(visual: Mapping[str, Stream]) -> tuple[Float[Tensor, "b l w"], Bool[Tensor, "b l"], dict[str, slice]]:
@@ -38,9 +38,8 @@ def reading_report(
     valid: Bool[Tensor, "b l"],
     spans: Mapping[str, slice],
     *,
-    query: str,
+    query: Query,
 ) -> tuple[AttentionMass, EncoderWeight]:
     """Returns the attention of an operator that reads the encoders alone, and their weights."""
-    assert query in ("cls", "latents", "cells")
-    report = AttentionMass(mass, tuple(spans), token_share(valid, spans), query)  # type: ignore[arg-type]
+    report = AttentionMass(mass, tuple(spans), token_share(valid, spans), query)
     return report, attention_weight(report, tuple(spans))

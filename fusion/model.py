@@ -255,6 +255,8 @@ class FusionModel(nn.Module):
             return None
         self._memo.check([self.text, *trunk.blocks[:depth]])
         missing = self._memo.missing(text)
+        if missing and self._memo.full:
+            return None
         if missing:
             with torch.no_grad():
                 lead = self._lead(missing, {})

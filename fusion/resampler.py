@@ -17,7 +17,7 @@ from fusion.operators import Attention, FusionOperator, Stream
 from fusion.reading import Asked, Memory, Reader
 from fusion.transformer import Trunk
 from fusion.trunk import TextTrunk, initialise_blocks, initialise_norm
-from fusion.types import Encoded, coalition_name
+from fusion.types import Encoded, Query, coalition_name
 
 QUERIES = 32
 READS = 2
@@ -61,7 +61,7 @@ class Resampler(FusionOperator):
         return replace(fused, attention=report, weight=weight)
 
 
-def without_encoders(trunk: Trunk, lead: Stream, *, layers: int, query: str, attention: Attention) -> Encoded:
+def without_encoders(trunk: Trunk, lead: Stream, *, layers: int, query: Query, attention: Attention) -> Encoded:
     """Returns the text alone; nothing is read, so the attention has no spans."""
     fused = fuse(trunk, lead, visual={}, attention="none")
     if attention == "none":

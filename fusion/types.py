@@ -17,6 +17,8 @@ from torch import Tensor
 
 from fusion.errors import FusionError, choices
 
+Query = Literal["cls", "latents", "cells"]
+
 Coalition = tuple[str, ...]
 """Aliases of the encoders present, in the run's order; () is text only."""
 
@@ -64,7 +66,7 @@ class AttentionMass:
     mass: Float[Tensor, "layers b h e"]
     names: tuple[str, ...]
     token_share: Float[Tensor, " e"]
-    query: Literal["cls", "latents", "cells"] = "cls"
+    query: Query = "cls"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

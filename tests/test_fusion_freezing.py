@@ -127,6 +127,19 @@ def test_frozen_work_is_done_again_when_its_weights_change(config: FusionConfig)
     assert not torch.equal(half.float(), model.encode(TEXTS, None, ()).pooled)
 
 
+def test_what_finds_no_room_is_done_as_ever(config: FusionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for one of three texts: two tokens of 32 floats, but not for the next, of four."""
+    monkeypatch.setattr("fusion.freezing.MEMO_BYTES", 4 * 32 * 4)
+    model = FusionModel(config, WIDTHS).eval()
+    texts = ["", "red circle", "blue square"]
+    expected = model.encode(texts, None, ()).pooled
+    model.freeze(["text", "trunk"])
+    for _ in range(2):
+        close(model.encode(texts, None, ()).pooled, expected)
+    assert model._memo.full and model._memo.missing(texts) == texts[1:]
+    close(model.encode([""], None, ()).pooled, expected[:1])
+
+
 def test_a_head_still_learns_on_remembered_texts(config: FusionConfig) -> None:
     model = FusionModel(config, WIDTHS).train()
     model.freeze(["text", "trunk[:2]"])

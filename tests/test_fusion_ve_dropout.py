@@ -71,7 +71,7 @@ def test_group_batch() -> None:
 
 def test_rates_of_each_encoder() -> None:
     """Rates .5 and .2, empty 0: P(a) = .5 x .2 + .1 / 2 = .15, P(b) = .4 + .05 = .45, P(ab) = .4."""
-    draws = 20_000
+    draws = 6_000
     counts: dict[tuple[str, ...], int] = {}
     for group in range(draws):
         drawn = coalition_for(0, 0, group, ("a", "b"), {"a": 0.5, "b": 0.2}, 0.0)
