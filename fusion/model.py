@@ -25,6 +25,26 @@ from fusion.trunk import TextTrunk, initialise_embedder, initialise_positions, l
 from fusion.types import Coalition, Encoded, FeatureMap, Features, check_coalition
 
 
+def _check(config: FusionConfig, widths: Mapping[str, int], trunk: TextTrunk) -> None:
+    """Refuses encoders and trunks that do not fit the settings."""
+    for alias, encoder_width in widths.items():
+        if alias in ("cls", "text"):
+            raise FusionError(f"encoder {alias!r} has the name of a span of the stream; choose another alias")
+        if encoder_width < 1:
+            raise FusionError(f"encoder {alias!r} has width {encoder_width}; at least 1")
+    for name in ("width", "layers", "heads"):
+        if getattr(trunk.shape, name) != getattr(config, name):
+            raise FusionError(
+                f"fusion.{name}={getattr(config, name)}, but the text trunk given has "
+                f"{getattr(trunk.shape, name)}"
+            )
+    if config.max_text > trunk.shape.max_positions:
+        raise FusionError(
+            f"fusion.max_text={config.max_text} is more than the text trunk's "
+            f"{trunk.shape.max_positions} positions"
+        )
+
+
 class FusionModel(nn.Module):
     """Fuses text with the features of any coalition of encoders.
 
@@ -50,22 +70,7 @@ class FusionModel(nn.Module):
     ) -> None:
         super().__init__()
         trunk = load_text_trunk(config) if trunk is None else trunk
-        for alias, encoder_width in widths.items():
-            if alias in ("cls", "text"):
-                raise FusionError(f"encoder {alias!r} has the name of a span of the stream; choose another alias")
-            if encoder_width < 1:
-                raise FusionError(f"encoder {alias!r} has width {encoder_width}; at least 1")
-        for name in ("width", "layers", "heads"):
-            if getattr(trunk.shape, name) != getattr(config, name):
-                raise FusionError(
-                    f"fusion.{name}={getattr(config, name)}, but the text trunk given has "
-                    f"{getattr(trunk.shape, name)}"
-                )
-        if config.max_text > trunk.shape.max_positions:
-            raise FusionError(
-                f"fusion.max_text={config.max_text} is more than the text trunk's "
-                f"{trunk.shape.max_positions} positions"
-            )
+        _check(config, widths, trunk)
         self.config = config
         self.widths = dict(widths)
         self.shape = trunk.shape
