@@ -1,99 +1,26 @@
-"""Trunks that start from text encoders and vision transformers, against transformers' and timm's own layers."""
+"""Trunks that start from text encoders, against transformers' own forward passes and layers."""
 
 import encoders.torchvision_compat  # noqa: F401 (transformers' models import torchvision)
 
 # isort: split
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
-import transformers
 from fusion_batch import WIDTHS, batch
+from fusion_checkpoints import TEXT, TEXTS, change, settings, text_folder
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoTokenizer
 
 from fusion import OPERATORS
-from fusion.architectures import TEXT_MODELS, VISION_MODELS
-from fusion.config import FusionConfig
+from fusion.architectures import TEXT_MODELS
 from fusion.errors import FusionError
 from fusion.model import FusionModel
-from fusion.text import build_tokenizer
 from fusion.types import Features
-
-TEXTS = ["the red circle", "", "many blue squares zzz left of the circle and of many other red squares"]
-COMMON = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "initializer_range": 0.3,
-}
-POSITIONS = {"max_position_embeddings": 24}
-ROBERTA = {"max_position_embeddings": 26, "type_vocab_size": 1, "pad_token_id": 1}
-DISTILBERT = {"dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 48, "initializer_range": 0.3, **POSITIONS}
-MODERNBERT = {**COMMON, "local_attention": 8, "max_position_embeddings": 24}
-TEXT: dict[str, tuple[str, dict[str, Any]]] = {
-    "bert": ("Bert", {**COMMON, **POSITIONS}),
-    "electra": ("Electra", {**COMMON, **POSITIONS, "embedding_size": 32}),
-    "roberta": ("Roberta", {**COMMON, **ROBERTA}),
-    "xlm-roberta": ("XLMRoberta", {**COMMON, **ROBERTA}),
-    "camembert": ("Camembert", {**COMMON, **ROBERTA}),
-    "distilbert": ("DistilBert", DISTILBERT),
-    "modernbert": ("ModernBert", MODERNBERT),
-}
-IMAGES = {"image_size": 32, "patch_size": 16}
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    """Every LayerNorm, bias and layer scale at random, so that each shows in the output."""
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.2)
-    return model
-
-
-def byte_tokenizer(folder: Path) -> int:
-    """A byte-level tokenizer with RoBERTa's special tokens and post-processor."""
-    vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])}
-    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocabulary[letter] = len(vocabulary)
-    merges = [("Ġ", "r"), ("e", "d"), ("r", "e")]
-    for one, two in merges:
-        vocabulary[one + two] = len(vocabulary)
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-    names = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    return len(vocabulary)
-
-
-def text_folder(kind: str, folder: Path, *, head: str = "Model") -> Path:
-    """A random checkpoint of the real architecture, saved by transformers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    size = byte_tokenizer(folder) if "roberta" in kind or kind == "camembert" else None
-    if size is None:
-        size = build_tokenizer(TEXTS, folder=folder).vocab_size
-    name, values = TEXT[kind]
-    pad = {} if "pad_token_id" in values else {"pad_token_id": 0}
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(vocab_size=size, **values, **pad)
-    randomised(getattr(transformers, f"{name}{head}")(config)).save_pretrained(folder)  # type: ignore[operator]
-    return folder
-
-
-def settings(folder: Path, layers: int = 4, **changed: Any) -> FusionConfig:
-    values = {"width": 32, "layers": layers, "heads": 4, "text": str(folder), "max_text": 23, **changed}
-    return FusionConfig.from_dict(values)
 
 
 def short(kind: str) -> list[str]:
@@ -102,7 +29,7 @@ def short(kind: str) -> list[str]:
 
 
 def test_every_architecture_is_tested() -> None:
-    assert set(TEXT) == set(TEXT_MODELS) and set(VISION) == set(VISION_MODELS)
+    assert set(TEXT) == set(TEXT_MODELS)
 
 
 @pytest.mark.parametrize("kind", sorted(TEXT))
@@ -219,65 +146,6 @@ def test_visual_tokens_outgrow_the_texts_positions(tmp_path: Path) -> None:
     assert model.encode(["red"], dict.fromkeys("abcd", one), tuple("abcd")).states.shape == (1, 803, 32)
 
 
-VISION: dict[str, Callable[[Path], None]] = {}
-
-
-def _save_vision(name: str, **values: Any) -> Callable[[Path], None]:
-    def save(folder: Path) -> None:
-        torch.manual_seed(0)
-        config = getattr(transformers, f"{name}Config")(**{**COMMON, **IMAGES, **values})
-        randomised(getattr(transformers, f"{name}Model")(config)).save_pretrained(folder)  # type: ignore[operator]
-
-    return save
-
-
-def _timm_model() -> nn.Module:
-    torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 4, "num_heads": 4, "mlp_ratio": 2}
-    return randomised(timm.create_model("vit_tiny_patch16_224", num_classes=0, init_values=0.5, **sizes)).eval()
-
-
-def _save_timm(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    save_file(_timm_model().state_dict(), folder / "model.safetensors")
-    described = {"architecture": "vit_tiny_patch16_224", "model_args": {"embed_dim": 32, "depth": 4, "num_heads": 4}}
-    (folder / "config.json").write_text(json.dumps(described))
-
-
-VISION["vit"] = _save_vision("ViT", qkv_bias=False)
-VISION["deit"] = _save_vision("DeiT")
-VISION["dinov2"] = _save_vision("Dinov2", mlp_ratio=2)
-VISION["timm"] = _save_timm
-
-
-@pytest.mark.parametrize("kind", sorted(VISION))
-@pytest.mark.parametrize("text", ["scratch", "bert"])
-def test_trunk_from_a_vision_transformer(tmp_path: Path, kind: str, text: str) -> None:
-    """The blocks are its blocks; the text's embeddings are those of the text model, or random."""
-    VISION[kind](tmp_path / "vision")
-    words = text_folder("bert", tmp_path / "text")
-    given = {"text": "scratch", "tokenizer": str(words)} if text == "scratch" else {}
-    model = FusionModel(settings(words, trunk=str(tmp_path / "vision"), **given), WIDTHS).eval()
-    states = torch.randn(2, 7, 32)
-    trunk = model.operator.trunk
-    assert isinstance(trunk, nn.Module)
-    reference: Any = _timm_model() if kind == "timm" else AutoModel.from_pretrained(tmp_path / "vision").eval()
-    with torch.no_grad():
-        found, _ = trunk(states, valid=torch.ones(2, 7, dtype=torch.bool))
-        expected = states
-        if kind == "timm":
-            expected = reference.norm(reference.blocks(expected))
-        else:
-            for layer in reference.encoder.layer if kind == "dinov2" else reference.layers:
-                expected = layer(expected)
-            expected = reference.layernorm(expected)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        if text == "bert":
-            ids = AutoTokenizer.from_pretrained(words)(TEXTS[:1], return_tensors="pt")["input_ids"]
-            embedded = AutoModel.from_pretrained(words).embeddings(input_ids=ids)
-            torch.testing.assert_close(model.text(ids), embedded, atol=1e-5, rtol=1e-5)
-
-
 def test_names_are_found_in_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By name without a network, as after a download; and what the hub does not have is refused by name."""
     snapshot = tmp_path / "hub" / "models--some--bert" / "snapshots" / ("0" * 40)
@@ -307,11 +175,6 @@ def test_shards_are_read(tmp_path: Path) -> None:
     assert torch.equal(one.states, two.states)
 
 
-def change(folder: Path, **values: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
 @pytest.mark.parametrize(
     ("kind", "changed", "message"),
     [
@@ -333,27 +196,3 @@ def test_text_folders_that_cannot_be_honoured(
     change(folder, **changed)
     with pytest.raises(FusionError, match=message):
         FusionModel(settings(folder), {})
-
-
-def test_vision_trunks_that_cannot_be_honoured(tmp_path: Path) -> None:
-    VISION["dinov2"](tmp_path / "dino")
-    VISION["timm"](tmp_path / "timm")
-    words = text_folder("bert", tmp_path / "text")
-    modern = text_folder("modernbert", tmp_path / "modern")
-    dino = str(tmp_path / "dino")
-    cases = [
-        (settings(words, trunk=str(words)), "model_type 'bert' is not supported.*valid: vit, deit, dinov2, timm"),
-        (settings(words, trunk=str(tmp_path / "no")), "fusion.trunk='.*no'.*config.json does not exist"),
-        (settings(modern, trunk=dino), "has rotary ones; nearest: fusion.text='scratch'"),
-        (settings(words, layers=5, trunk=dino), "fusion.layers=5 is more than the 4 num_hidden_layers"),
-        (settings(words, heads=8, trunk=dino), "fusion.heads=8, but .* has num_attention_heads 4"),
-    ]
-    for config, message in cases:
-        with pytest.raises(FusionError, match=message):
-            FusionModel(config, {})
-    change(tmp_path / "dino", use_swiglu_ffn=True)
-    with pytest.raises(FusionError, match="use_swiglu_ffn True is not supported; valid: False"):
-        FusionModel(settings(words, trunk=dino), {})
-    change(tmp_path / "timm", architecture="convnext_tiny")
-    with pytest.raises(FusionError, match="timm architecture 'convnext_tiny' is not supported; valid: plain vit_"):
-        FusionModel(settings(words, trunk=str(tmp_path / "timm")), {})
