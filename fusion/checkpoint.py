@@ -34,6 +34,7 @@ def save_model(model: FusionModel, folder: Path) -> None:
     described = {
         "format": FORMAT,
         "config": model.config.to_dict(),
+        "operator": {"name": model.config.operator, **model.operator.describe()},
         "widths": model.widths,
         "shape": asdict(model.shape),
     }
@@ -53,7 +54,7 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> FusionMod
         if described["format"] != FORMAT:
             raise FusionError(f"{path} has format {described['format']!r}; valid: {FORMAT}")
         config = FusionConfig.from_dict(described["config"])
-        shape = TrunkShape(**described["shape"])
+        shape = TrunkShape.from_dict(described["shape"])
         widths = {str(alias): int(width) for alias, width in described["widths"].items()}
     except FileNotFoundError as error:
         raise FusionError(f"no fusion model: {path} does not exist") from error

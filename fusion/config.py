@@ -5,12 +5,20 @@ handed on to `fusion.model`. What cannot be honoured fails here or when the mode
 pass.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from fusion import OPERATORS
+from fusion import ALIGNMENTS, OPERATORS, OPTIONS
 from fusion.errors import FusionError, choices
+
+_TEXTS = {
+    "tokenizer": "a folder or None",
+    "trunk": "a folder, a name or None",
+    "grid": "ROWSxCOLUMNS or None",
+    "align": "a name or None",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +33,17 @@ class FusionConfig:
         dropout: on embeddings and on what each block adds, while training. Attention weights are not dropped:
             it would turn off the fused attention kernel on CPUs.
         operator: a name in `fusion.OPERATORS`.
-        text: "demo" (weights in `fusion/demo_text`), "scratch", or a folder with a BERT checkpoint.
+        text: "demo" (weights in `fusion/demo_text`), "scratch", or a folder or Hugging Face name of a text
+            encoder, of an architecture in `fusion.architectures.TEXT_MODELS`.
+        trunk: folder or Hugging Face name of a ViT whose blocks the trunk starts from; None for those of `text`.
         tokenizer: folder with tokenizer.json for "scratch"; None is the demo's. A text checkpoint brings its
             own.
         max_text: longest text in tokens, [CLS] and [SEP] included; the rest of a longer one is cut off.
+        grid: rows and columns of the common grid, "7x7"; None for the operator's default. This and the
+            following are options: an operator takes those that `fusion.OPTIONS` gives it.
+        align: a name in `fusion.ALIGNMENTS`, for how tokens are brought to the common grid.
+        queries: learned queries.
+        reads: how often queries read the encoders' tokens.
     """
 
     width: int = 128
@@ -38,8 +53,21 @@ class FusionConfig:
     dropout: float = 0.0
     operator: str = "concat"
     text: str = "demo"
+    trunk: str | None = None
     tokenizer: str | None = None
     max_text: int = 64
+    grid: str | None = None
+    align: str | None = None
+    queries: int | None = None
+    reads: int | None = None
+
+    @property
+    def grid_size(self) -> tuple[int, int] | None:
+        """Rows and columns of `grid`."""
+        if self.grid is None:
+            return None
+        rows, columns = self.grid.split("x")
+        return int(rows), int(columns)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -60,11 +88,27 @@ class FusionConfig:
             raise FusionError(
                 f"unknown fusion.operator {self.operator!r}; {choices(self.operator, OPERATORS)}"
             )
+        self._check_options()
         if self.tokenizer is not None and self.text != "scratch":
             raise FusionError(
                 f"fusion.tokenizer={self.tokenizer!r} is for fusion.text='scratch' only; "
                 f"fusion.text={self.text!r} brings its own tokenizer"
             )
+
+    def _check_options(self) -> None:
+        """Refuses options that the operator would not look at, and values that none could honour."""
+        every = dict.fromkeys(name for names in OPTIONS.values() for name in names)
+        for name in every:
+            if getattr(self, name) is not None and name not in OPTIONS[self.operator]:
+                takers = [operator for operator, names in OPTIONS.items() if name in names]
+                raise FusionError(
+                    f"fusion.{name}={getattr(self, name)!r} is no option of operator {self.operator!r} "
+                    f"(its own: {', '.join(OPTIONS[self.operator]) or 'none'}); taken by {', '.join(takers)}"
+                )
+        if self.align is not None and self.align not in ALIGNMENTS:
+            raise FusionError(f"unknown fusion.align {self.align!r}; {choices(self.align, ALIGNMENTS)}")
+        if self.grid is not None and not re.fullmatch(r"[1-9]\d{0,2}x[1-9]\d{0,2}", self.grid):
+            raise FusionError(f"fusion.grid={self.grid!r} is not ROWSxCOLUMNS, such as 7x7")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as plain values."""
@@ -91,8 +135,10 @@ def _check_kind(name: str, value: object) -> None:
         right, kind = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
     elif name in ("operator", "text"):
         right, kind = isinstance(value, str) and value != "", "a name"
-    elif name == "tokenizer":
-        right, kind = value is None or isinstance(value, str), "a folder or None"
+    elif name in ("tokenizer", "trunk", "grid", "align"):
+        right, kind = value is None or (isinstance(value, str) and value != ""), _TEXTS[name]
+    elif name in ("queries", "reads") and value is None:
+        return
     else:
         whole = isinstance(value, int) and not isinstance(value, bool)
         right, kind = whole and isinstance(value, int) and value >= 1, "a whole number of at least 1"

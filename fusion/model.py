@@ -5,9 +5,7 @@ joint, text only (empty coalition) or image only (no text). Features of absent e
 Which operator fuses is the settings' business; nothing here depends on it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from hashlib import blake2b
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,20 +16,33 @@ from torch import Tensor, nn
 from fusion.adapters import Adapter
 from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
+from fusion.freezing import TextMemo, freeze, parts_of
 from fusion.operators import Attention, Stream, operator_class
 from fusion.positions import BoxPositions
+from fusion.seeding import seeded
 from fusion.text import TextEmbedder
 from fusion.trunk import TextTrunk, initialise_embedder, initialise_positions, load_text_trunk
 from fusion.types import Coalition, Encoded, FeatureMap, Features, check_coalition
 
 
-@contextmanager
-def _seeded(*key: int | str) -> Iterator[None]:
-    """Makes initial weights depend on the key alone, and leaves the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        seed = int.from_bytes(blake2b(repr(key).encode(), digest_size=7).digest(), "big")
-        torch.default_generator.manual_seed(seed)
-        yield
+def _check(config: FusionConfig, widths: Mapping[str, int], trunk: TextTrunk) -> None:
+    """Refuses encoders and trunks that do not fit the settings."""
+    for alias, encoder_width in widths.items():
+        if alias in ("cls", "text"):
+            raise FusionError(f"encoder {alias!r} has the name of a span of the stream; choose another alias")
+        if encoder_width < 1:
+            raise FusionError(f"encoder {alias!r} has width {encoder_width}; at least 1")
+    for name in ("width", "layers", "heads"):
+        if getattr(trunk.shape, name) != getattr(config, name):
+            raise FusionError(
+                f"fusion.{name}={getattr(config, name)}, but the text trunk given has "
+                f"{getattr(trunk.shape, name)}"
+            )
+    if config.max_text > trunk.shape.max_positions:
+        raise FusionError(
+            f"fusion.max_text={config.max_text} is more than the text trunk's "
+            f"{trunk.shape.max_positions} positions"
+        )
 
 
 class FusionModel(nn.Module):
@@ -59,29 +70,16 @@ class FusionModel(nn.Module):
     ) -> None:
         super().__init__()
         trunk = load_text_trunk(config) if trunk is None else trunk
-        for alias, encoder_width in widths.items():
-            if encoder_width < 1:
-                raise FusionError(f"encoder {alias!r} has width {encoder_width}; at least 1")
-        for name in ("width", "layers", "heads"):
-            if getattr(trunk.shape, name) != getattr(config, name):
-                raise FusionError(
-                    f"fusion.{name}={getattr(config, name)}, but the text trunk given has "
-                    f"{getattr(trunk.shape, name)}"
-                )
-        if config.max_text > trunk.shape.max_positions:
-            raise FusionError(
-                f"fusion.max_text={config.max_text} is more than the text trunk's "
-                f"{trunk.shape.max_positions} positions"
-            )
+        _check(config, widths, trunk)
         self.config = config
         self.widths = dict(widths)
         self.shape = trunk.shape
         self.tokenizer = trunk.tokenizer
-        with _seeded(seed, "shared"):
+        with seeded(seed, "shared"):
             self.text = TextEmbedder(trunk.shape, dropout=config.dropout)
             self.positions = BoxPositions(config.width)
             self.operator = operator_class(config.operator)(
-                trunk, aliases=self.aliases, dropout=config.dropout
+                trunk, aliases=self.aliases, config=config, seed=seed
             )
             self.match_head = nn.Sequential(
                 nn.Linear(config.width, config.width),
@@ -93,11 +91,38 @@ class FusionModel(nn.Module):
         initialise_positions(self.positions, trunk)
         self.adapters = nn.ModuleDict()
         for alias, encoder_width in widths.items():
-            with _seeded(seed, "adapter", alias):
+            with seeded(seed, "adapter", alias):
                 # The prefix keeps aliases such as "keys" apart from ModuleDict's own attributes.
                 adapter = Adapter(encoder_width, width=config.width, dropout=config.dropout)
             adapter.output_norm.load_state_dict(self.text.norm.state_dict())
             self.adapters[f"of_{alias}"] = adapter
+        self.frozen: tuple[str, ...] = ()
+        self._memo = TextMemo()
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Takes parts out of training: no gradient, evaluation mode, work on texts alone done once.
+
+        Args:
+            names: "text" (words, positions, types and their LayerNorm), "positions" (of boxes), "adapters",
+                "adapters.ALIAS", "trunk", "trunk[FIRST:LAST]" (layers of every trunk of the operator),
+                "operator" (with its trunks), "match_head".
+
+        Raises:
+            FusionError: a name that means nothing here; nothing is frozen then.
+        """
+        named: dict[str, nn.Module] = {
+            name: getattr(self, name) for name in ("text", "positions", "adapters", "operator", "match_head")
+        }
+        named |= {f"adapters.{alias}": self.adapters[f"of_{alias}"] for alias in self.aliases}
+        freeze(parts_of(names, named=named, trunks=self.operator.trunks()))
+        self.frozen = tuple(dict.fromkeys((*self.frozen, *names)))
+
+    def train(self, mode: bool = True) -> "FusionModel":
+        """Sets training mode for all but the frozen parts."""
+        super().train(mode)
+        if self.frozen:
+            self.freeze(self.frozen)
+        return self
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -115,6 +140,8 @@ class FusionModel(nn.Module):
         features: FeatureMap | None,
         coalition: Sequence[str],
         attention: Attention = "none",
+        *,
+        fills: FeatureMap | None = None,
     ) -> Encoded:
         """Encodes a batch as one stream.
 
@@ -123,7 +150,9 @@ class FusionModel(nn.Module):
             features: of at least the encoders in the coalition, tokens b n D; the others' are not looked at.
                 None with the empty coalition.
             coalition: the encoders present, in the run's order; () for text only.
-            attention: "mass" adds the CLS query's attention mass per layer and head.
+            attention: "mass" adds attention mass per layer and head, and the weight of each encoder.
+            fills: constants that stand in for absent encoders, as `VEDropout.fills` makes them. They take part
+                like features, but nothing of the absent encoder's adapter learns from them.
 
         Returns:
             The stream: states b l w, pooled b k w.
@@ -140,7 +169,11 @@ class FusionModel(nn.Module):
         present = check_coalition(coalition, self.aliases)
         found = self._present_features(features, present)
         visual = {alias: self._adapt(alias, found[alias]) for alias in present}
-        lead = self._lead(text, visual)
+        if fills:
+            visual = self._filled(visual, fills)
+        lead = self._remembered(text) if text and not visual and attention == "none" else None
+        if lead is None:
+            lead = self._lead(text, visual)
         encoded: Encoded = self.operator(lead, visual=visual, attention=attention)
         return encoded
 
@@ -197,11 +230,44 @@ class FusionModel(nn.Module):
         return found
 
     def _adapt(self, alias: str, features: Features) -> Stream:
-        positions = self.positions(features.boxes.masked_fill(~features.valid[..., None], 0))
+        boxes = features.boxes.masked_fill(~features.valid[..., None], 0)
         adapter = self.adapters[f"of_{alias}"]
-        return Stream(
-            adapter(features, positions=positions, visual_type=self.text.visual_type), features.valid
-        )
+        adapted = adapter(features, positions=self.positions(boxes), visual_type=self.text.visual_type)
+        return Stream(adapted, features.valid, boxes)
+
+    def _filled(self, visual: Mapping[str, Stream], fills: FeatureMap) -> dict[str, Stream]:
+        """Adds constants for absent encoders, in the run's order, out of the backward pass."""
+        absent = check_coalition([alias for alias in self.aliases if alias in fills] or list(fills), self.aliases)
+        for alias in fills:
+            if alias in visual or alias not in absent:
+                raise FusionError(
+                    f"a fill for encoder {alias!r}, which is {'present' if alias in visual else 'unknown'}; "
+                    f"absent: {', '.join(a for a in self.aliases if a not in visual) or 'none'}"
+                )
+        given = self._present_features(fills, absent)
+        with torch.no_grad():
+            constant = {alias: self._adapt(alias, given[alias]) for alias in absent}
+        every = {**visual, **constant}
+        return {alias: every[alias] for alias in self.aliases if alias in every}
+
+    def _remembered(self, text: Sequence[str]) -> Stream | None:
+        """Returns texts after the layers that are frozen from the start on; None where there are none."""
+        trunk = self.operator.text_trunk()
+        if trunk is None or not self.frozen or isinstance(text, str):
+            return None
+        depth = self._memo.depth(self.text, trunk)
+        if depth == 0:
+            return None
+        self._memo.check([self.text, *trunk.blocks[:depth]])
+        missing = self._memo.missing(text)
+        if missing and self._memo.full:
+            return None
+        if missing:
+            with torch.no_grad():
+                lead = self._lead(missing, {})
+                self._memo.add(missing, trunk.begin(lead.states, valid=lead.valid, layers=depth), lead.valid)
+        known = self._memo.stream(text)
+        return None if known is None else Stream(*known, done=depth)
 
     def _lead(self, text: Sequence[str] | None, visual: Mapping[str, Stream]) -> Stream:
         """Embeds [CLS] text [SEP], or CLS alone."""

@@ -1,8 +1,8 @@
 """What a fusion operator is: streams of text and of the encoders present in, one encoded stream out.
 
 Handed embedded text and adapted tokens by the model, hands on `Encoded`. Operators are found by name in
-`fusion.OPERATORS`; a new one is a subclass in its own file and a line in that table, and the model stays as
-it is.
+`fusion.OPERATORS`; a new one is a subclass in its own file, a line in that table and one in `fusion.OPTIONS`,
+and the model stays as it is.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fusion import OPERATORS
+from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
+from fusion.transformer import Trunk
 from fusion.trunk import TextTrunk
 from fusion.types import Encoded
 
@@ -24,30 +26,58 @@ Attention = Literal["none", "mass"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """Tokens of the fusion width and which of them are real."""
+    """Tokens of the fusion width.
+
+    Attributes:
+        states: of each token.
+        valid: which of them are real.
+        boxes: what visual tokens saw; 0 for those that are not valid.
+        done: layers of the trunk that the states have passed already; only for text on its own.
+    """
 
     states: Float[Tensor, "b n w"]
     valid: Bool[Tensor, "b n"]
+    boxes: Float[Tensor, "b n 4"] | None = None
+    done: int = 0
 
 
 class FusionOperator(nn.Module, ABC):
     """Fuses text with any number of encoders, unequal grids and any coalition.
 
-    A subclass is built with the text trunk to start from, the run's aliases and the dropout, and documents
-    what "absent" means in it. What it cannot honour it refuses when built.
+    What it cannot honour it refuses when built.
+
+    Args:
+        trunk: text model to start from.
+        aliases: the run's encoders, in the run's order.
+        config: the settings; options that are None mean the operator's own default.
+        seed: of what belongs to one encoder alone, which must not depend on the encoders' order.
     """
 
-    attentions: ClassVar[tuple[Attention, ...]] = ("none",)
+    absent: ClassVar[str]
+    """What it means for an encoder to be absent."""
+
+    attentions: ClassVar[tuple[Attention, ...]] = ("none", "mass")
     """What `attention` may be."""
 
     @abstractmethod
-    def __init__(self, trunk: TextTrunk, *, aliases: tuple[str, ...], dropout: float) -> None:
+    def __init__(self, trunk: TextTrunk, *, aliases: tuple[str, ...], config: FusionConfig, seed: int) -> None:
         super().__init__()
 
-    @property
-    @abstractmethod
-    def num_branches(self) -> int:
-        """k of the pooled state."""
+    def trunks(self) -> list[Trunk]:
+        """Returns all trunks, that of the text first."""
+        return [module for module in self.modules() if isinstance(module, Trunk)]
+
+    def text_trunk(self) -> Trunk | None:
+        """Returns the trunk that a stream without encoders passes; None where there are several."""
+        return self.trunks()[0]
+
+    def num_branches(self, num_present: int) -> int:
+        """Returns k of the pooled state when that many encoders are present."""
+        return 1
+
+    def describe(self) -> dict[str, object]:
+        """Returns the options as resolved, for the record: an alignment's name, a grid, a number of queries."""
+        return {}
 
     @abstractmethod
     def forward(self, lead: Stream, *, visual: Mapping[str, Stream], attention: Attention) -> Encoded:
@@ -56,7 +86,7 @@ class FusionOperator(nn.Module, ABC):
         Args:
             lead: CLS first, then the text's tokens; CLS alone for an image-only stream.
             visual: the encoders present, in the run's order; may be empty.
-            attention: "mass" adds the CLS query's attention mass.
+            attention: "mass" adds attention mass and the weight of each encoder.
         """
 
 

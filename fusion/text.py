@@ -27,6 +27,13 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+SPECIAL_ROBERTA = {
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "cls_token": "<s>",
+    "sep_token": "</s>",
+    "mask_token": "<mask>",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,8 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "TextTokenizer":
-        """Reads tokenizer.json and the special tokens' names in tokenizer_config.json (BERT's where it is
-        silent).
+        """Reads tokenizer.json and the special tokens' names in tokenizer_config.json and special_tokens_map.json
+        (BERT's or RoBERTa's where these are silent).
 
         Raises:
             FusionError: the file is missing or unreadable, or lacks a special token.
@@ -59,11 +66,14 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         settings: dict[str, Any] = {}
-        if (folder / "tokenizer_config.json").is_file():
-            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        for file in ("special_tokens_map.json", "tokenizer_config.json"):
+            if (folder / file).is_file():
+                settings.update(json.loads((folder / file).read_text(encoding="utf-8")))
         names = {}
         for key, default in SPECIAL.items():
-            name = settings.get(key) or default
+            # Older RoBERTa folders name none of their tokens.
+            found = [name for name in (default, SPECIAL_ROBERTA[key]) if tokenizer.token_to_id(name) is not None]
+            name = settings.get(key) or next(iter(found), default)
             names[key] = name["content"] if isinstance(name, dict) else str(name)
         for key in ("pad_token", "cls_token", "sep_token"):
             if tokenizer.token_to_id(names[key]) is None:
@@ -105,18 +115,21 @@ class TextTokenizer:
 class TextEmbedder(nn.Module):
     """Word + learned absolute position + type embeddings, LayerNorm: BERT's, to the letter of its checkpoint.
 
-    Type 0 is text and CLS; type 1 is visual, and adapters add it.
+    Type 0 is text and CLS; type 1 is visual, and adapters add it. Where a trunk's layers rotate by position
+    there are no positions here.
     """
 
     def __init__(self, shape: TrunkShape, *, dropout: float) -> None:
         super().__init__()
         self.words = nn.Embedding(shape.vocab_size, shape.width)
-        self.positions = nn.Embedding(shape.max_positions, shape.width)
+        self.absolute = shape.positions == "absolute"
+        self.positions = nn.Embedding(shape.max_positions if self.absolute else 0, shape.width)
         self.types = nn.Embedding(2, shape.width)
-        self.norm = nn.LayerNorm(shape.width, eps=shape.eps)
+        self.norm = nn.LayerNorm(shape.width, eps=shape.eps if shape.text_eps is None else shape.text_eps)
         self.dropout = nn.Dropout(dropout)
         for table in (self.words, self.positions, self.types):
-            nn.init.normal_(table.weight, std=0.02)
+            if len(table.weight):
+                nn.init.normal_(table.weight, std=0.02)
 
     @property
     def visual_type(self) -> Float[Tensor, " w"]:
@@ -125,7 +138,10 @@ class TextEmbedder(nn.Module):
 
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t w"]:
         """Returns embeddings of a text whose first token is CLS."""
-        embedded = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.types.weight[0]
+        embedded = self.words(ids)
+        if self.absolute:
+            embedded = embedded + self.positions.weight[: ids.shape[1]]
+        embedded = embedded + self.types.weight[0]
         normalised: Tensor = self.dropout(self.norm(embedded))
         return normalised
 

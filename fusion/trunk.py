@@ -1,49 +1,30 @@
-"""Where a trunk's weights come from: random, the demo's, or a BERT checkpoint folder.
+"""Where a trunk's weights come from: random, the demo's, a text encoder of transformers, or a ViT.
 
 Handed the settings, reads config.json, model.safetensors and tokenizer.json of the folder they name and hands
-on a `TextTrunk`: shape, tokenizer and weights; the functions below then copy the weights into text embeddings
-and blocks. The folder is what `BertModel` or `BertForMaskedLM` write with `save_pretrained`; where the text model
-was trained on words with boxes, layout.safetensors beside it holds its box positions.
+on a `TextTrunk`: shape, tokenizer and weights by BERT's names; the functions below then copy the weights into text
+embeddings and blocks. The folder is what `save_pretrained` writes, with or without a head; where the text model was
+trained on words with boxes, layout.safetensors beside it holds its box positions.
 """
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fusion.architectures import TEXT_MODELS, VISION_MODELS, Architecture, timm_values
+from fusion.checkpoint_folder import as_float, find_folder, read_tensors, read_values
 from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
 from fusion.positions import BoxPositions
 from fusion.text import TextEmbedder, TextTokenizer
-from fusion.transformer import Activation, Block, Trunk, TrunkShape
+from fusion.transformer import Block, Trunk, TrunkShape
 
 DEMO_FOLDER = Path(__file__).parent / "demo_text"
 LAYOUT = "layout"
-
-# What a BERT config.json means where it leaves a key out (the defaults of transformers' BertConfig).
-BERT_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-}
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-}
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextTrunk:
@@ -52,8 +33,8 @@ class TextTrunk:
     Attributes:
         shape: of the blocks and the embeddings.
         tokenizer: that the word embeddings belong to.
-        weights: of the checkpoint by BERT's names, without the "bert." prefix; empty to start from random
-            ones.
+        weights: of the checkpoint by BERT's names, without the "bert." prefix; those of blocks or embeddings
+            that start from random ones are left out.
         source: the file that the weights came from, for error messages.
     """
 
@@ -64,93 +45,105 @@ class TextTrunk:
 
 
 def load_text_trunk(config: FusionConfig) -> TextTrunk:
-    """Returns the text trunk that the settings name.
+    """Returns the trunk that the settings name: text embeddings of `text`, blocks of `trunk` or else of `text`.
 
     Raises:
         FusionError: the folder or one of its files is missing or of another architecture, or `width`, `heads`
             or `layers` cannot be honoured by the checkpoint.
     """
-    if config.text == "scratch":
-        tokenizer = TextTokenizer.load(DEMO_FOLDER if config.tokenizer is None else Path(config.tokenizer))
-        shape = TrunkShape(
-            width=config.width,
-            layers=config.layers,
-            heads=config.heads,
-            mlp_width=config.mlp_ratio * config.width,
-            vocab_size=tokenizer.vocab_size,
-            max_positions=config.max_text,
-        )
-        return TextTrunk(shape, tokenizer)
-    folder = DEMO_FOLDER if config.text == "demo" else Path(config.text)
-    if not (folder / "config.json").is_file():
-        near = choices(config.text, ["demo", "scratch"])
-        raise FusionError(
-            f"fusion.text={config.text!r}: {folder / 'config.json'} does not exist; {near}, or a BERT folder"
-        )
-    shape = _bert_shape(folder / "config.json", config)
+    text = _scratch(config) if config.text == "scratch" else _load_text(config)
+    return text if config.trunk is None else _with_vision_blocks(text, config)
+
+
+def _scratch(config: FusionConfig) -> TextTrunk:
+    tokenizer = TextTokenizer.load(DEMO_FOLDER if config.tokenizer is None else Path(config.tokenizer))
+    shape = TrunkShape(
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        mlp_width=config.mlp_ratio * config.width,
+        vocab_size=tokenizer.vocab_size,
+        max_positions=config.max_text,
+    )
+    return TextTrunk(shape, tokenizer)
+
+
+def _load_text(config: FusionConfig) -> TextTrunk:
+    words = ("demo", "scratch")
+    folder = DEMO_FOLDER if config.text == "demo" else find_folder(config.text, setting="fusion.text", words=words)
+    architecture, values = _architecture(folder, TEXT_MODELS)
+    path = folder / "config.json"
+    found = architecture.shape(values, path=str(path))
+    shape = _chosen(found, config, architecture, path=path, blocks=config.trunk is None)
     tokenizer = TextTokenizer.load(folder)
     if tokenizer.vocab_size > shape.vocab_size:
         raise FusionError(
             f"{folder / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, more than the "
             f"{shape.vocab_size} of config.json"
         )
-    path = folder / "model.safetensors"
-    return TextTrunk(shape, tokenizer, _bert_weights(path), str(path))
-
-
-def _bert_shape(path: Path, config: FusionConfig) -> TrunkShape:
-    """Reads config.json, and refuses settings that the checkpoint cannot honour."""
-    try:
-        values = {**BERT_DEFAULTS, **json.loads(path.read_text(encoding="utf-8"))}
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise FusionError(f"cannot read {path}: {error}") from error
-    if values.get("model_type", "bert") != "bert":
-        raise FusionError(f"{path}: model_type {values['model_type']!r} is not supported; valid: bert")
-    if values.get("position_embedding_type", "absolute") != "absolute":
-        raise FusionError(
-            f"{path}: position_embedding_type {values['position_embedding_type']!r} is not supported; "
-            "valid: absolute"
-        )
-    if values["hidden_act"] not in ACTIVATIONS:
-        raise FusionError(
-            f"{path}: hidden_act {values['hidden_act']!r}; {choices(values['hidden_act'], ACTIVATIONS)}"
-        )
-    for name, key in (("width", "hidden_size"), ("heads", "num_attention_heads")):
-        if getattr(config, name) != values[key]:
-            raise FusionError(f"fusion.{name}={getattr(config, name)}, but {path} has {key} {values[key]}")
-    for name, key in (("layers", "num_hidden_layers"), ("max_text", "max_position_embeddings")):
-        if getattr(config, name) > values[key]:
-            raise FusionError(
-                f"fusion.{name}={getattr(config, name)} is more than the {values[key]} {key} of {path}"
-            )
-    return TrunkShape(
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        mlp_width=values["intermediate_size"],
-        vocab_size=values["vocab_size"],
-        max_positions=values["max_position_embeddings"],
-        norm="post",
-        activation=ACTIVATIONS[values["hidden_act"]],
-        eps=values["layer_norm_eps"],
-    )
-
-
-def _bert_weights(path: Path) -> dict[str, Tensor]:
-    """Reads a checkpoint by BERT's bare names; heads keep their own names and are never asked for."""
-    try:
-        loaded = load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise FusionError(f"cannot read text weights {path}: {error}") from error
-    names = {
-        name: name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-        for name in loaded
-    }
-    weights = {names[name]: tensor for name, tensor in loaded.items()}
-    layout = path.with_name(f"{LAYOUT}.safetensors")
+    tensors, source = read_tensors(folder)
+    weights = architecture.weights(as_float(tensors), values)
+    layout = folder / f"{LAYOUT}.safetensors"
     if layout.is_file():
         weights.update({f"{LAYOUT}.{name}": tensor for name, tensor in load_file(layout).items()})
-    return weights
+    return TextTrunk(shape, tokenizer, weights, str(source))
+
+
+def _architecture(folder: Path, table: Mapping[str, Architecture]) -> tuple[Architecture, dict[str, Any]]:
+    """Returns the architecture of a folder, and the values of its config.json."""
+    values = read_values(folder, kinds=table)
+    kind = values["model_type"]
+    return table[kind], timm_values(values) if kind == "timm" else values
+
+
+def _chosen(
+    found: Mapping[str, Any], config: FusionConfig, architecture: Architecture, *, path: Path, blocks: bool
+) -> TrunkShape:
+    """Returns the checkpoint's shape with the settings' number of layers, and refuses what it cannot honour."""
+    keys = architecture.keys
+    for name in ("width", "heads") if blocks else ("width",):
+        if getattr(config, name) != found[name]:
+            raise FusionError(f"fusion.{name}={getattr(config, name)}, but {path} has {keys[name]} {found[name]}")
+    if blocks and config.layers > found["layers"]:
+        raise FusionError(
+            f"fusion.layers={config.layers} is more than the {found['layers']} {keys['layers']} of {path}"
+        )
+    if "max_positions" in found and config.max_text > found["max_positions"]:
+        raise FusionError(
+            f"fusion.max_text={config.max_text} is more than the {found['max_positions']} positions of {path} "
+            f"({keys['max_positions']})"
+        )
+    local = tuple(layer for layer in found.get("local_layers", ()) if layer < config.layers)
+    return TrunkShape(**{**found, "layers": config.layers, "heads": config.heads, "local_layers": local})
+
+
+def _with_vision_blocks(text: TextTrunk, config: FusionConfig) -> TextTrunk:
+    """Returns the text's embeddings with the blocks of the ViT that `config.trunk` names."""
+    if text.shape.positions != "absolute":
+        raise FusionError(
+            f"fusion.trunk={config.trunk!r} needs word positions in the text's embeddings, but "
+            f"fusion.text={config.text!r} has {text.shape.positions} ones; nearest: fusion.text='scratch'"
+        )
+    assert config.trunk is not None
+    folder = find_folder(config.trunk, setting="fusion.trunk")
+    architecture, values = _architecture(folder, VISION_MODELS)
+    path = folder / "config.json"
+    tensors, source = read_tensors(folder)
+    weights = architecture.weights(as_float(tensors), values)
+    if "mlp_width" not in values:  # timm leaves it to the weights
+        values = {**values, "mlp_width": len(weights.get("encoder.layer.0.intermediate.dense.bias", ()))}
+    found = architecture.shape(values, path=str(path))
+    shape = replace(
+        _chosen({**found, **_words(text.shape)}, config, architecture, path=path, blocks=True),
+        text_eps=text.shape.eps,
+    )
+    embeddings = {name: value for name, value in text.weights.items() if name.startswith(("embeddings.", LAYOUT))}
+    blocks = {name: value for name, value in weights.items() if name.startswith(("encoder.", "final_norm."))}
+    return TextTrunk(shape, text.tokenizer, {**embeddings, **blocks}, f"{text.source} and {source}")
+
+
+def _words(shape: TrunkShape) -> dict[str, int]:
+    return {"vocab_size": shape.vocab_size, "max_positions": shape.max_positions}
 
 
 def _copy(target: Tensor, trunk: TextTrunk, names: tuple[str, ...]) -> None:
@@ -176,7 +169,8 @@ def _of_layer(layer: nn.Linear | nn.LayerNorm, *names: str) -> Iterator[tuple[Te
 def _of_embedder(embedder: TextEmbedder) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
     """Each parameter with its name in a BERT checkpoint."""
     yield embedder.words.weight, ("embeddings.word_embeddings.weight",)
-    yield embedder.positions.weight, ("embeddings.position_embeddings.weight",)
+    if embedder.absolute:
+        yield embedder.positions.weight, ("embeddings.position_embeddings.weight",)
     yield embedder.types.weight, ("embeddings.token_type_embeddings.weight",)
     yield from _of_layer(embedder.norm, "embeddings.LayerNorm")
 
@@ -190,16 +184,19 @@ def _of_blocks(blocks: Trunk) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
             block.qkv, *(f"{prefix}.attention.self.{part}" for part in ("query", "key", "value"))
         )
         yield from _of_layer(block.out, f"{prefix}.attention.output.dense")
-        yield from _of_layer(block.attention_norm, f"{prefix}.attention.output.LayerNorm")
+        if isinstance(block.attention_norm, nn.LayerNorm):
+            yield from _of_layer(block.attention_norm, f"{prefix}.attention.output.LayerNorm")
         yield from _of_layer(block.up, f"{prefix}.intermediate.dense")
         yield from _of_layer(block.down, f"{prefix}.output.dense")
         yield from _of_layer(block.mlp_norm, f"{prefix}.output.LayerNorm")
+    if isinstance(blocks.final_norm, nn.LayerNorm):
+        yield from _of_layer(blocks.final_norm, "final_norm")
 
 
 def initialise_embedder(embedder: TextEmbedder, trunk: TextTrunk) -> None:
     """Copies a checkpoint's embeddings; a visual type that it lacks keeps its random start. Nothing for
     "scratch"."""
-    if trunk.weights:
+    if "embeddings.word_embeddings.weight" in trunk.weights:
         for target, names in _of_embedder(embedder):
             _copy(target, trunk, names)
 
@@ -208,6 +205,14 @@ def initialise_blocks(blocks: Trunk, trunk: TextTrunk) -> None:
     """Copies a checkpoint's layers into the blocks, first to first. Nothing for "scratch"."""
     if trunk.weights:
         for target, names in _of_blocks(blocks):
+            _copy(target, trunk, names)
+
+
+def initialise_norm(norm: nn.LayerNorm, trunk: TextTrunk) -> None:
+    """Copies the LayerNorm of a checkpoint's embeddings, so that new tokens enter as large as words. Nothing for
+    "scratch"."""
+    if "embeddings.LayerNorm.weight" in trunk.weights:
+        for target, names in _of_layer(norm, "embeddings.LayerNorm"):
             _copy(target, trunk, names)
 
 

@@ -9,12 +9,15 @@ branches of an operator.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fusion.errors import FusionError, choices
+
+Query = Literal["cls", "latents", "cells"]
 
 Coalition = tuple[str, ...]
 """Aliases of the encoders present, in the run's order; () is text only."""
@@ -49,18 +52,37 @@ FeatureMap = Mapping[str, Features]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionMass:
-    """Where the CLS query looks.
+    """Where the asked queries look.
 
     Attributes:
-        mass: share of the CLS query's attention that each span receives; sums to 1 over e.
-        names: the spans of axis e: "cls", "text" where there is text, then the encoders present.
+        mass: share of the queries' attention that each span receives; sums to 1 over e.
+        names: the spans of axis e. Where the CLS query looks at everything: "cls", "text" where there is text,
+            then the encoders present; where an operator reads the encoders alone, these.
         token_share: share of the valid tokens that each span holds, averaged over the batch; mass /
             token_share is lift.
+        query: whose attention it is: that of "cls", or the mean over an operator's "latents" or "cells".
     """
 
     mass: Float[Tensor, "layers b h e"]
     names: tuple[str, ...]
     token_share: Float[Tensor, " e"]
+    query: Query = "cls"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncoderWeight:
+    """How much an operator takes of each encoder, example by example. It describes, and attributes nothing.
+
+    Attributes:
+        values: at least 0, and sum to 1 over the encoders present.
+        names: the encoders present.
+        kind: what it is: a share of the attention that falls on encoders, a learned gate, a share of the
+            length of what is summed, or an equal share by construction.
+    """
+
+    values: Float[Tensor, "b e"]
+    names: tuple[str, ...]
+    kind: Literal["attention", "gate", "norm", "equal"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +93,10 @@ class Encoded:
         states: of every token after the last layer; those not `valid` are meaningless.
         valid: which tokens are real.
         spans: whose tokens they are: "cls", "text" (its [SEP] included; absent without text), then aliases.
+            Tokens in which an operator has mixed encoders belong to the coalition, "clip+dino".
         pooled: what heads read; k > 1 where an operator keeps branches apart.
         attention: only when asked for.
+        weight: of each encoder; only when attention is asked for.
     """
 
     states: Float[Tensor, "b l w"]
@@ -80,6 +104,7 @@ class Encoded:
     spans: dict[str, slice]
     pooled: Float[Tensor, "b k w"]
     attention: AttentionMass | None = None
+    weight: EncoderWeight | None = None
 
 
 def coalition_name(coalition: Sequence[str]) -> str:

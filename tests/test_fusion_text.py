@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
+from fusion.checkpoint_folder import BERT_DEFAULTS
 from fusion.config import FusionConfig
 from fusion.errors import FusionError
 from fusion.model import FusionModel
 from fusion.text import TextTokenizer, build_tokenizer
-from fusion.trunk import BERT_DEFAULTS, load_text_trunk
+from fusion.trunk import load_text_trunk
 
 CORPUS = ["A red circle left of the blue square.", "the red square", "how many circles are there?"]
 TEXTS = ["The red circle?", "", "many blue squares zzz left of the circle"]
@@ -117,13 +118,13 @@ def test_errors_name_value_file_and_nearest(tmp_path: Path) -> None:
         with pytest.raises(FusionError, match=message):
             load_text_trunk(config)
     described = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**described, "model_type": "roberta"}))
-    with pytest.raises(FusionError, match="model_type 'roberta'.*valid: bert"):
+    (folder / "config.json").write_text(json.dumps({**described, "model_type": "t5"}))
+    with pytest.raises(FusionError, match="model_type 't5' is not supported.*valid: bert, electra, roberta"):
         load_text_trunk(settings(folder))
     (folder / "config.json").write_text("{")
     with pytest.raises(FusionError, match="cannot read .*config.json"):
         load_text_trunk(settings(folder))
     (folder / "config.json").write_text(json.dumps(described))
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
-    with pytest.raises(FusionError, match="cannot read text weights .*model.safetensors"):
+    with pytest.raises(FusionError, match="cannot read weights .*model.safetensors"):
         load_text_trunk(settings(folder))

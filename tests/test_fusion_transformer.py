@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fusion.positions import NUM_FEATURES, BoxPositions, fourier_features
-from fusion.transformer import Block, Trunk, TrunkShape, cls_mass
+from fusion.transformer import Block, Sight, Trunk, TrunkShape, cls_mass
 
 
 def shape(norm: str) -> TrunkShape:
@@ -45,7 +45,7 @@ def test_block_and_mass_equal_explicit_softmax() -> None:
     valid = torch.ones(3, 7, dtype=torch.bool)
     valid[0, 2] = valid[1, 4:] = False
     spans = [slice(0, 1), slice(1, 3), slice(3, 7)]
-    found, mass = block(states, valid=valid, mass_of=spans)
+    found, mass = block(states, sight=Sight.of(valid), mass_of=spans)
     expected, weights = explicit(block, states, valid)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     row = weights[:, :, 0]
@@ -68,7 +68,8 @@ def test_a_mask_of_all_valid_equals_no_mask(norm: str) -> None:
     block = Block(shape(norm), dropout=0.0)
     states = torch.randn(2, 5, 16)
     everything = torch.ones(2, 5, dtype=torch.bool)
-    torch.testing.assert_close(block(states)[0], block(states, valid=everything)[0], atol=1e-6, rtol=0)
+    masked, _ = block(states, sight=Sight(everything[:, None, None]))
+    torch.testing.assert_close(block(states)[0], masked, atol=1e-6, rtol=0)
 
 
 def test_trunk_reports_mass_of_every_layer_and_not_unless_asked() -> None:
