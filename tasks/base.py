@@ -43,7 +43,8 @@ To reload: `tasks.objectives.load_objective(objective.describe())`, then `load_s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -54,6 +55,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tasks.discovery import Found
+from tasks.embedded import FOLDER as UNPACKED
+from tasks.embedded import Embedded, unpack
 from tasks.errors import DatasetError, TaskError
 from tasks.examples import Answer, Baselines, Example, Split, Target, mean_by, mean_score
 from tasks.files import existing_folder, read_factors
@@ -206,6 +210,16 @@ class Task(ABC):
         if limit is not None and limit < 1:
             raise TaskError(f"limit {limit} for {self.name!r} leaves nothing: give 1 or more")
         folder = existing_folder(folder)
+        examples = self._examples(folder, split, limit)
+        root = find_image_root(
+            folder, images, (*self.image_folders, UNPACKED), [example.image for example in examples[:50]]
+        )
+        if images is None:
+            root = self._unpacked(folder, split, examples, root)
+        examples = [_without_place(example) for example in examples]
+        return Split(examples=examples, image_root=root, name=split, official=self.logical.get(split, split))
+
+    def _examples(self, folder: Path, split: str, limit: int | None) -> list[Example]:
         source = self.source(folder, split)
         factors = read_factors(folder)
         examples: list[Example] = []
@@ -219,14 +233,41 @@ class Task(ABC):
             examples.append(example)
         if not examples:
             raise DatasetError(f"split {split!r} holds no examples", file=source)
-        root = find_image_root(
-            folder, images, self.image_folders, [example.image for example in examples[:50]]
-        )
-        return Split(examples=examples, image_root=root, name=split, official=self.logical.get(split, split))
+        return examples
 
-    @abstractmethod
+    def _unpacked(self, folder: Path, split: str, examples: Sequence[Example], root: Path) -> Path:
+        """The image root; where images are embedded in the table and not at hand as files, they are written first."""
+        places = list(self.embedded(folder, split, examples))
+        if not places or all((root / image).is_file() for image in {image for image, _ in places}):
+            return root
+        unpack(places, folder / UNPACKED)
+        return folder / UNPACKED
+
+    def embedded(
+        self, folder: Path, split: str, examples: Sequence[Example]
+    ) -> Iterable[tuple[str, Embedded]]:
+        """Images that the annotation tables embed, as (image path, place)."""
+        places = ((example.image, example.extra.get("embedded")) for example in examples)
+        return [(image, place) for image, place in places if isinstance(place, Embedded)]
+
+    @final
+    def named(self, alias: str) -> Task:
+        """The same task under another name, such as that of a user's own dataset."""
+        renamed = copy(self)
+        object.__setattr__(renamed, "name", alias)
+        return renamed
+
+    def chance(self, test: Split) -> float | None:
+        """The primary metric of uniform guessing; None where it takes the training split to know."""
+        return None
+
+    def tables(self, folder: Path, split: str) -> list[Found]:
+        """The files that hold the split, told by content. Raises DatasetError if there are none."""
+        raise TaskError(f"task {self.name!r} finds its files in a way of its own")
+
     def source(self, folder: Path, split: str) -> Path:
-        """The file (or folder of files) with the split's records. Raises DatasetError if there is none."""
+        """The (first) file with the split's records. Raises DatasetError if there is none."""
+        return self.tables(folder, split)[0].file
 
     @abstractmethod
     def records(self, folder: Path, split: str) -> Iterator[Sequence[Example]]:
@@ -251,3 +292,9 @@ class Task(ABC):
     @abstractmethod
     def export(self, answers: Sequence[Answer], path: Path) -> None:
         """Writes predictions in the official submission format. Raises TaskError where there is none."""
+
+
+def _without_place(example: Example) -> Example:
+    if "embedded" not in example.extra:
+        return example
+    return replace(example, extra={key: value for key, value in example.extra.items() if key != "embedded"})

@@ -22,6 +22,7 @@ class GqaQuestion:
     """What the metrics need of an official question.
 
     Attributes:
+        structural: "" (as the other types) where the format of the file has no types.
         group: `groups.global`, None where null.
         steps: number of operations in the functional program.
     """
@@ -104,7 +105,7 @@ def gqa_scores(
             correct[key] for key, question in balanced.items() if question.structural == "query"
         ),
         binary=_present_mean(
-            correct[key] for key, question in balanced.items() if question.structural != "query"
+            correct[key] for key, question in balanced.items() if question.structural not in ("query", "")
         ),
         consistency=_consistency(balanced, questions, predictions, correct),
         validity=_membership(balanced, predictions, choices, "valid"),
