@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,8 +16,10 @@ from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_
 from tasks.discovery import Found
 from tasks.embedded import Embedded
 from tasks.exports import write_text
-from tasks.gqa_metrics import GqaScores, gqa_scores
+from tasks.gqa_metrics import Choices, GqaQuestion, GqaScores, gqa_scores
 from tasks.gqa_rows import embedded_places, examples_of, question_tables, read_choices, read_questions
+from tasks.official_scores import OfficialScores
+from tasks.predictions import Prediction, read_entries
 from tasks.vocabulary import Vocabulary, label_vocabulary, read_vocabulary
 
 __all__ = ["Gqa", "read_choices", "read_questions"]
@@ -87,6 +89,45 @@ class Gqa(Task):
         found = {name: mean_score(part) for name, part in parts.items() if part}
         return found | mean_by(answers, "structural") | mean_by(answers, "semantic")
 
+    surplus = "ignore"
+
+    def official_scores(self, folder: Path, data: Split, predictions: Mapping[str, Prediction]) -> OfficialScores:
+        """Open, binary, consistency, validity, plausibility, distribution; question words and program steps."""
+        kept = {example.id for example in data.examples}
+        said = {key: prediction.text for key, prediction in predictions.items()}
+        questions, choices = self._questions(folder, data.name, said)
+        if data.excluded:  # what an excluded image's question entails stays known, but it is not scored itself
+            questions = {
+                key: question if key in kept else replace(question, balanced=False)
+                for key, question in questions.items()
+            }
+        found = gqa_scores(questions, said, choices)
+        correct = found.shares["accuracy"]
+        typed = {key: questions[key].structural for key in correct if questions[key].structural}
+        shares = {
+            "open": {key: correct[key] for key, kind in typed.items() if kind == "query"},
+            "binary": {key: correct[key] for key, kind in typed.items() if kind != "query"},
+            **{name: part for name, part in found.shares.items() if name != "accuracy"},
+        }
+        absent = {
+            "consistency": "no correct question entails another, or an entailed one was not predicted (predict *_all)",
+            "validity": "the folder has no choices file for this split",
+            "plausibility": "the folder has no choices file for this split",
+            "distribution": "no question has a global group",
+            "grounding": "needs attention over scene-graph regions, which a predictions file does not hold",
+        }
+        present = found.present().keys()
+        return OfficialScores(
+            shares={name: part for name, part in shares.items() if part},
+            numbers={} if found.distribution is None else {"distribution": found.distribution},
+            slices={
+                key: {"words": str(len(questions[key].text.split())), "steps": str(questions[key].steps)}
+                for key in typed
+            },
+            scored=frozenset(correct),
+            not_run={name: why for name, why in absent.items() if name not in present},
+        )
+
     def scores(self, folder: Path, split: str, predictions: Mapping[str, str]) -> GqaScores:
         """Every official metric, with consistency where `*_all` was predicted, choices where the folder has
         them.
@@ -95,13 +136,24 @@ class Gqa(Task):
             split: a balanced split with public answers.
             predictions: question id -> answer; may hold unbalanced questions as well.
         """
+        questions, choices = self._questions(folder, split, predictions)
+        return gqa_scores(questions, predictions, choices)
+
+    def _questions(
+        self, folder: Path, split: str, predictions: Mapping[str, str]
+    ) -> tuple[dict[str, GqaQuestion], dict[str, Choices] | None]:
+        """The split's questions, with the unbalanced ones where they were predicted and are entailed; choices."""
         source = SOURCE.get(split, split)
         family = source.split("_")[0]
         questions = read_questions(folder, source)
         wanted = {other for question in questions.values() for other in question.entailed}
         if source.endswith("balanced") and (wanted & predictions.keys()) - questions.keys():
             questions = read_questions(folder, f"{family}_all") | questions
-        return gqa_scores(questions, predictions, read_choices(folder, family))
+        return questions, read_choices(folder, family)
+
+    def chance(self, test: Split) -> float:
+        """One of the usual vocabulary's answers."""
+        return 1 / 1842
 
     def baselines(self, train: Split, test: Split) -> Baselines:
         """Chance is 1 / vocabulary; the prior is the most frequent training answer of the question's detailed
@@ -117,3 +169,6 @@ class Gqa(Task):
             path,
             json.dumps([{"questionId": answer.id, "prediction": answer.prediction} for answer in answers]),
         )
+
+    def predictions(self, path: Path) -> dict[str, Prediction]:
+        return read_entries(path, key="questionId", value="prediction")

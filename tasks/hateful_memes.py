@@ -7,11 +7,9 @@ predicted but not scored). The image is named by `img`, because ids are not zero
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,9 +17,10 @@ from tasks.base import Answer, Baselines, Example, Objective, Split, Task
 from tasks.discovery import Found, Shape, annotation_files, find_tables
 from tasks.embedded import Embedded
 from tasks.errors import TaskError
-from tasks.exports import write_text
 from tasks.files import Record
+from tasks.official_scores import OfficialScores
 from tasks.paths import relative_image
+from tasks.predictions import Prediction, read_meme_csv, write_meme_csv
 
 LABELS = ("0", "1")  # "1" is hateful
 SOURCES = {"train": ("train",), "select": ("dev_seen", "dev"), "test": ("test_seen", "test")}
@@ -82,12 +81,24 @@ class HatefulMemes(Task):
 
     def export(self, answers: Sequence[Answer], path: Path) -> None:
         """The submission CSV: id, proba, label."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(("id", "proba", "label"))
-        for answer in answers:
-            writer.writerow((answer.id, repr(answer.probability), answer.prediction))
-        write_text(path, buffer.getvalue())
+        write_meme_csv(answers, path)
+
+    def predictions(self, path: Path) -> dict[str, Prediction]:
+        return read_meme_csv(path)
+
+    def official_scores(self, folder: Path, data: Split, predictions: Mapping[str, Prediction]) -> OfficialScores:
+        """Accuracy at one half; that of the stated labels beside it where they are not those of the probabilities."""
+        known = {example.id: str(example.target) for example in data.examples if example.target is not None}
+        halved = {key: str(int((predictions[key].probability or 0.0) > 0.5)) for key in known}
+        shares = {"accuracy": {key: float(halved[key] == target) for key, target in known.items()}}
+        if any(predictions[key].text != halved[key] for key in known):
+            stated = {key: float(predictions[key].text == target) for key, target in known.items()}
+            shares["accuracy_of_stated_labels"] = stated
+        return OfficialScores(shares=shares)
+
+    def judge(self, example: Example, prediction: Prediction) -> Answer:
+        """Without a score of its own, since the metric is of the set."""
+        return replace(super().judge(example, prediction), score=None)
 
 
 def auroc(targets: Sequence[int], probabilities: Sequence[float]) -> float:

@@ -46,6 +46,7 @@ class Retrieval(Task):
     official = PARTS
     file_names: ClassVar[tuple[str, ...]]
     flat_images: ClassVar[bool] = False
+    scoring = "gallery"
 
     shared: int = 256
     temperature: float = 0.07

@@ -21,6 +21,7 @@ from tasks.embedded import Embedded
 from tasks.exports import write_text
 from tasks.files import Record
 from tasks.paths import relative_image
+from tasks.predictions import Prediction, read_entries
 
 IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")
 LABELS = ("contradiction", "neutral", "entailment")  # METER's order; files are mapped by name
@@ -90,6 +91,9 @@ class SnliVe(Task):
         """JSON lines of pairID and label: there is no official server, so the dataset's own keys are used."""
         rows = (json.dumps({"pairID": answer.id, "gold_label": answer.prediction}) for answer in answers)
         write_text(path, "".join(f"{row}\n" for row in rows))
+
+    def predictions(self, path: Path) -> dict[str, Prediction]:
+        return read_entries(path, key="pairID", value="gold_label")
 
 
 def _named_part(relative: str) -> str | None:

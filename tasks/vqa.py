@@ -19,6 +19,7 @@ from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_
 from tasks.discovery import Found
 from tasks.errors import PredictionError, TaskError
 from tasks.exports import write_text
+from tasks.predictions import Prediction, read_entries
 from tasks.soft_answers import answer_score, answer_targets
 from tasks.vocabulary import VQA_MIN_COUNT, Vocabulary, read_vocabulary, vqa_vocabulary
 from tasks.vqa_rows import PARTS, examples_of, question_tables
@@ -84,6 +85,10 @@ class Vqa(Task):
         """Accuracy by answer type and by question type, as the official script prints them."""
         return mean_by(answers, "answer_type") | mean_by(answers, "question_type")
 
+    def chance(self, test: Split) -> float:
+        """One of the usual vocabulary's answers."""
+        return 1 / 3129
+
     def baselines(self, train: Split, test: Split) -> Baselines:
         """Chance is 1 / vocabulary; majority and prior answer with the training consensus."""
         vocabulary = self.vocabulary(train)
@@ -118,6 +123,24 @@ class Vqa(Task):
                 raise PredictionError(f"{path}: id {answer.id!r} is no VQAv2 question id, which are whole numbers")
             rows.append({"question_id": int(answer.id), "answer": answer.prediction})
         write_text(path, json.dumps(rows))
+
+    def predictions(self, path: Path) -> dict[str, Prediction]:
+        return read_entries(path, key="question_id", value="answer")
+
+    def judge(self, example: Example, prediction: Prediction) -> Answer:
+        """Scored by the annotators' agreement; the target shown is their consensus."""
+        return Answer(
+            id=example.id,
+            image=example.image,
+            direction="",
+            prediction=prediction.text,
+            target=str(example.extra.get("consensus", "")),
+            score=answer_score(prediction.text, example),
+            probability=prediction.probability,
+            logprob=None,
+            rank=None,
+            slices=example.slices,
+        )
 
 
 def _part(examples: Sequence[Example], split: str) -> list[Example]:
