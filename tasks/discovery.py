@@ -137,7 +137,9 @@ def find_tables(
 
 
 def _one_of(rivals: list[Found], part: str, expected: Sequence[str]) -> list[Found]:
-    """The shards of one file, or the file that has a usual name."""
+    """The shards of one file, or the file that has a usual name, of those that lie least deep."""
+    depth = min(len(found.file.parts) for found in rivals)
+    rivals = [found for found in rivals if len(found.file.parts) == depth]
     stems = {(found.file.parent, SHARD.sub("", found.file.stem)) for found in rivals}
     shards_of_all_splits = all(found.shape.split_key and SHARD.search(found.file.stem) for found in rivals)
     if len(stems) == 1 or (shards_of_all_splits and len({parent for parent, _ in stems}) == 1):

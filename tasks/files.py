@@ -105,8 +105,8 @@ class Record:
         return str(self.integer(key))
 
     def present(self, *keys: str) -> str | None:
-        """The first of the keys that the record has with a value other than null."""
-        return next((key for key in keys if self.fields.get(key) is not None), None)
+        """The first of the keys that the record has with a value other than null and "" (an empty cell of CSV)."""
+        return next((key for key in keys if self.fields.get(key) not in (None, "")), None)
 
     def texts(self, key: str) -> list[str]:
         """A list of strings."""

@@ -220,8 +220,9 @@ def _joined(record: Record, part: str) -> Example:
     answers = tuple(_answers(record) if key == "answers" else record.texts(key))
     if not answers:
         raise record.error(f"{key!r} is empty")
-    consensus = record.text("multiple_choice_answer") if record.present("multiple_choice_answer") else None
-    extra = {**extra, "consensus": vqa_consensus(consensus or max(answers, key=answers.count))}
+    stated = record.fields.get("multiple_choice_answer") is not None
+    consensus = record.text("multiple_choice_answer") if stated else max(answers, key=answers.count)
+    extra = {**extra, "consensus": vqa_consensus(consensus)}
     return Example(
         id=example.id, image=image, text=example.text, target=answers, slices=_kinds(record), extra=extra
     )
