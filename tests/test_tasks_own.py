@@ -1,4 +1,4 @@
-"""The user's own task: generic readers, a file on the command line, an entry point, the conformance suite, the docs page."""
+"""The user's own task: generic readers, a file on the command line, an entry point, conformance, the docs page."""
 
 from __future__ import annotations
 
