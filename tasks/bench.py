@@ -40,7 +40,8 @@ def write_vqa(folder: Path, *, scale: float) -> None:
                 "question_type": f"what {k % 65}",
                 "multiple_choice_answer": said[0],
                 "answers": [
-                    {"answer": answer, "answer_confidence": "maybe", "answer_id": n + 1} for n, answer in enumerate(said)
+                    {"answer": answer, "answer_confidence": "maybe", "answer_id": n}
+                    for n, answer in enumerate(said, start=1)
                 ],
                 "image_id": image,
                 "answer_type": "other",
