@@ -50,6 +50,13 @@ def task_table() -> dict[str, str]:
     return table
 
 
+def is_own_task(name: str) -> bool:
+    """Whether `load_task` would look for more than a built-in task: an alias, a file, a generic or installed task."""
+    from tasks.task_files import is_task_file
+
+    return "=" in name or is_task_file(name) or (name not in TASKS and name in task_table())
+
+
 def load_task(name: str, **options: object) -> Task:
     """The task of this name, set up with its own options (such as `min_count` for vqa).
 
