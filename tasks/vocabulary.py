@@ -57,9 +57,16 @@ def vqa_vocabulary(consensus: Iterable[str], *, min_count: int = VQA_MIN_COUNT) 
     Raises:
         TaskError: no answer is the consensus of `min_count` questions.
     """
-    counts = Counter(
-        vqa_consensus(answer) for answer in consensus
-    )  # a Counter keeps the order of first occurrence
+    return frequent_answers((vqa_consensus(answer) for answer in consensus), min_count=min_count)
+
+
+def frequent_answers(answers: Iterable[str], *, min_count: int) -> Vocabulary:
+    """Answers of at least so many questions, in order of first occurrence.
+
+    Raises:
+        TaskError: there are none.
+    """
+    counts = Counter(answers)  # a Counter keeps the order of first occurrence
     kept = tuple(answer for answer, count in counts.items() if count >= min_count)
     if not kept:
         most = max(counts.values(), default=0)

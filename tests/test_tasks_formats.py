@@ -8,7 +8,7 @@ from pathlib import Path
 import official_files as official
 import pytest
 
-from tasks import load_task
+from tasks import caption_rows, gqa_rows, hateful_memes, load_task, snli_ve, vqa_rows
 from tasks.base import Example
 from tasks.errors import DatasetError
 from tasks.gqa_rows import read_questions
@@ -288,3 +288,12 @@ def test_snli_ve_label_ids_are_mapped_by_name(tmp_path: Path) -> None:
     official.write_json(tmp_path / "albef" / "ve_test.json", [*lavis, lavis[0] | {"label": 3}])
     with pytest.raises(DatasetError, match=r"ve_test\.json, record \[3\]: label '3' is none of contradiction"):
         task.read(tmp_path / "albef", "test")
+
+
+def test_the_page_names_every_format() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "datasets.md").read_text()
+    modules = (caption_rows, vqa_rows, gqa_rows, hateful_memes)
+    names = {shape.name for module in modules for shape in module.SHAPES}
+    names |= {shape.name for shape in (snli_ve.OFFICIAL, snli_ve.HUB, snli_ve.LAVIS)}
+    assert len(names) == 10
+    assert [name for name in names if name not in page] == []
