@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="such as train.lr=1e-4"
     )
-    made.add_argument("--tasks", nargs="+", help="flickr30k coco vqa gqa snli_ve hateful_memes")
+    made.add_argument("--tasks", nargs="+", help="flickr30k coco vqa gqa snli_ve hateful_memes, NAME=SPEC or FILE.py")
     made.add_argument(
         "--encoders", nargs="+", metavar="ALIAS=SPEC", help="such as clip=open_clip:ViT-B-32/openai?pool=7x7"
     )
@@ -47,28 +47,33 @@ def configure(args: argparse.Namespace) -> RunConfig:
     from encoders.spec import parse_specs
     from experiments import config as settings
     from experiments.errors import ConfigError, near
+    from tasks import is_own_task, load_task
 
     if args.config is not None and args.preset is not None:
         raise ConfigError(f"--config {args.config} and --preset {args.preset} exclude each other: give one")
     config = settings.read_config(args.config) if args.config else settings.preset(args.preset or "demo")
     if args.encoders:
         specs = parse_specs(args.encoders)
-        named = zip(specs, args.encoders, strict=True)
-        config = replace(config, encoders={s.alias: text.removeprefix(f"{s.alias}=") for s, text in named})
+        pairs = zip(specs, args.encoders, strict=True)
+        config = replace(config, encoders={s.alias: text.removeprefix(f"{s.alias}=") for s, text in pairs})
     images = dict(config.images)
     for item in args.images:
         task, equals, folder = item.partition("=")
         if not equals:
             raise ConfigError(f"--images {item!r} is not TASK=FOLDER")
         images[task] = folder
+    named: dict[str, str] = {}
     for task in args.tasks or ():
-        if task not in settings.TASKS:
+        if task not in settings.TASKS and not is_own_task(task):
             raise ConfigError(f"unknown task {task!r}; {near(task, settings.TASKS)}")
+        named[task if task in settings.TASKS else load_task(task).name] = task
+    own = {name: spec.partition("=")[2] or spec for name, spec in named.items() if name != spec}
     fusion = {key: value for key, value in (("operator", args.fusion), ("text", args.text)) if value is not None}
     config = replace(config, images=images, fusion=replace(config.fusion, **fusion))
     config = settings.with_values(
         config,
-        tasks=tuple(args.tasks) if args.tasks else None,
+        tasks=tuple(named) or None,
+        own_tasks=own or None,
         data=args.data,
         run=args.run,
         runs=args.runs,

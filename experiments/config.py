@@ -71,11 +71,15 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """A whole run. `data` None means the embedded world of `world_scale` and the first seed's... `world_seed`."""
+    """A whole run. `data` None means the embedded world of `world_scale` and the first seed's... `world_seed`.
+
+    `own_tasks` says which kind or file is behind a name in `tasks` that is not built in.
+    """
 
     preset: str
     encoders: dict[str, str]
     tasks: tuple[str, ...] = TASKS
+    own_tasks: dict[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     data: str | None = None
     images: dict[str, str] = field(default_factory=dict)

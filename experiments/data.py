@@ -63,14 +63,19 @@ def task_options(config: RunConfig, name: str) -> dict[str, object]:
     return {"negatives": config.train.negatives} if name in ("flickr30k", "coco") else {}
 
 
+def _load(config: RunConfig, name: str) -> Task:
+    spec = f"{name}={config.own_tasks[name]}" if name in config.own_tasks else name
+    return load_task(spec, **task_options(config, name))
+
+
 def read_tasks(config: RunConfig, data: Path) -> dict[str, TaskData]:
     """Reads all splits of all tasks, and looks for every image."""
+    tasks = {task.name: task for task in (_load(config, name) for name in config.tasks)}
     for name in config.images:
-        if name not in config.tasks:
-            raise ConfigError(f"--images names task {name!r}, which is not among {', '.join(config.tasks)}")
+        if name not in tasks:
+            raise ConfigError(f"--images names task {name!r}, which is not among {', '.join(tasks)}")
     found: dict[str, TaskData] = {}
-    for name in config.tasks:
-        task = load_task(name, **task_options(config, name))
+    for name, task in tasks.items():
         images = Path(config.images[name]) if name in config.images else None
         splits = {part: task.read(data / name, part, images=images, limit=config.evaluate.limit) for part in PARTS}
         for split in splits.values():

@@ -43,21 +43,24 @@ To reload: `tasks.objectives.load_objective(objective.describe())`, then `load_s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Protocol, final, runtime_checkable
+from typing import ClassVar, Literal, final
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-
+from tasks.discovery import Found
+from tasks.embedded import FOLDER as UNPACKED
+from tasks.embedded import Embedded, unpack
 from tasks.errors import DatasetError, TaskError
 from tasks.examples import Answer, Baselines, Example, Split, Target, mean_by, mean_score
 from tasks.files import existing_folder, read_factors
+from tasks.objective import Objective, Pair, States, Stream
+from tasks.official_scores import OfficialScores
 from tasks.paths import find_image_root
+from tasks.predictions import Prediction, read_json_lines, write_json_lines
 
 __all__ = [
     "Answer",
@@ -74,76 +77,6 @@ __all__ = [
     "mean_score",
 ]
 
-Stream = Literal["joint", "text", "image"]
-
-
-@runtime_checkable
-class States(Protocol):
-    """What an objective needs of encoded inputs: `pooled`, of K branches that heads treat alike."""
-
-    @property
-    def pooled(self) -> Float[Tensor, "b k w"]: ...
-
-
-class Pair(NamedTuple):
-    """Row `text` of the batch's texts with row `image` of its images; label 1 if they belong together."""
-
-    text: int
-    image: int
-    label: int
-
-
-class Objective(nn.Module, ABC):
-    """Head and loss of a task; see the top of this module for how a step and an evaluation use it.
-
-    Attributes:
-        streams: the encodings that `loss` and `answers` look up in `states`.
-        empty: whether the objective can train on the coalition without encoders.
-        scoring: whether answers come batch by batch or from the whole gallery.
-    """
-
-    kind: ClassVar[str]
-    streams: ClassVar[tuple[Stream, ...]] = ("joint",)
-    empty: ClassVar[Literal["train", "skip"]] = "train"
-    scoring: ClassVar[Literal["answers", "gallery"]] = "answers"
-
-    def __init__(self, *, task: str, width: int) -> None:
-        super().__init__()
-        self.task = task
-        self.width = width
-
-    @abstractmethod
-    def loss(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> Float[Tensor, ""]:
-        """Scalar loss, a mean over examples; `states[stream].pooled` is b k w with b = len(examples)."""
-
-    @abstractmethod
-    def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
-        """Answers for the examples; gallery objectives treat them as the whole gallery and answer in both
-        directions.
-        """
-
-    @abstractmethod
-    def describe(self) -> dict[str, object]:
-        """What `tasks.objectives.load_objective` needs to build this module again, as JSON-ready values."""
-
-    def pairs(
-        self,
-        states: Mapping[Stream, States],
-        examples: Sequence[Example],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> list[Pair]:
-        """Pairs across the batch that the trainer is to encode jointly; none unless the objective matches."""
-        return []
-
-    def match_loss(self, pooled: Float[Tensor, "p k w"], labels: Int[Tensor, " p"]) -> Float[Tensor, ""]:
-        """Second part of the loss, over the encoded `pairs`; zero unless the objective matches."""
-        return pooled.new_zeros(())
-
-    def forward(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> Float[Tensor, ""]:
-        """`loss`, so that a wrapper for several processes sees an ordinary module."""
-        return self.loss(states, examples)
-
 
 @dataclass(frozen=True)
 class Task(ABC):
@@ -155,6 +88,8 @@ class Task(ABC):
         logical: the splits train, select and test -> the official split in words.
         official: names of official splits that `read` takes too.
         image_folders: where images usually lie, relative to the dataset folder, likeliest first.
+        scoring: "answers" where predictions are an answer an example; "gallery" where they are similarities.
+        surplus: what becomes of predictions for no record of the split, in the official evaluation.
     """
 
     name: ClassVar[str]
@@ -162,6 +97,8 @@ class Task(ABC):
     logical: ClassVar[Mapping[str, str]]
     official: ClassVar[tuple[str, ...]]
     image_folders: ClassVar[tuple[str, ...]]
+    scoring: ClassVar[Literal["answers", "gallery"]] = "answers"
+    surplus: ClassVar[Literal["refuse", "ignore"]] = "refuse"
 
     @final
     @classmethod
@@ -183,7 +120,15 @@ class Task(ABC):
         return tuple(dict.fromkeys((*self.logical, *self.official)))
 
     @final
-    def read(self, folder: Path, split: str, images: Path | None = None, limit: int | None = None) -> Split:
+    def read(
+        self,
+        folder: Path,
+        split: str,
+        images: Path | None = None,
+        limit: int | None = None,
+        *,
+        embedded: Literal["unpack", "leave"] = "unpack",
+    ) -> Split:
         """Reads official files.
 
         Args:
@@ -192,6 +137,7 @@ class Task(ABC):
             images: where the images lie, if neither in the folder nor in a sibling's usual place.
             limit: stop after so many official records (a question; for retrieval an image with all its
                 captions).
+            embedded: whether images that lie inside Parquet files, and nowhere else, are written out as files.
 
         Raises:
             DatasetError: a file is absent or not of the official shape; names file and record.
@@ -206,6 +152,16 @@ class Task(ABC):
         if limit is not None and limit < 1:
             raise TaskError(f"limit {limit} for {self.name!r} leaves nothing: give 1 or more")
         folder = existing_folder(folder)
+        examples = self._examples(folder, split, limit)
+        root = find_image_root(
+            folder, images, (*self.image_folders, UNPACKED), [example.image for example in examples[:50]]
+        )
+        if images is None and embedded == "unpack":
+            root = self._unpacked(folder, split, examples, root)
+        examples = [_without_place(example) for example in examples]
+        return Split(examples=examples, image_root=root, name=split, official=self.logical.get(split, split))
+
+    def _examples(self, folder: Path, split: str, limit: int | None) -> list[Example]:
         source = self.source(folder, split)
         factors = read_factors(folder)
         examples: list[Example] = []
@@ -219,14 +175,41 @@ class Task(ABC):
             examples.append(example)
         if not examples:
             raise DatasetError(f"split {split!r} holds no examples", file=source)
-        root = find_image_root(
-            folder, images, self.image_folders, [example.image for example in examples[:50]]
-        )
-        return Split(examples=examples, image_root=root, name=split, official=self.logical.get(split, split))
+        return examples
 
-    @abstractmethod
+    def _unpacked(self, folder: Path, split: str, examples: Sequence[Example], root: Path) -> Path:
+        """The image root; where images are embedded in the table and not at hand as files, they are written first."""
+        places = list(self.embedded(folder, split, examples))
+        if not places or all((root / image).is_file() for image in {image for image, _ in places}):
+            return root
+        unpack(places, folder / UNPACKED)
+        return folder / UNPACKED
+
+    def embedded(
+        self, folder: Path, split: str, examples: Sequence[Example]
+    ) -> Iterable[tuple[str, Embedded]]:
+        """Images that the annotation tables embed, as (image path, place)."""
+        places = ((example.image, example.extra.get("embedded")) for example in examples)
+        return [(image, place) for image, place in places if isinstance(place, Embedded)]
+
+    @final
+    def named(self, alias: str) -> Task:
+        """The same task under another name, such as that of a user's own dataset."""
+        renamed = copy(self)
+        object.__setattr__(renamed, "name", alias)
+        return renamed
+
+    def chance(self, test: Split) -> float | None:
+        """The primary metric of uniform guessing; None where it takes the training split to know."""
+        return None
+
+    def tables(self, folder: Path, split: str) -> list[Found]:
+        """The files that hold the split, told by content. Raises DatasetError if there are none."""
+        raise TaskError(f"task {self.name!r} finds its files in a way of its own")
+
     def source(self, folder: Path, split: str) -> Path:
-        """The file (or folder of files) with the split's records. Raises DatasetError if there is none."""
+        """The (first) file with the split's records. Raises DatasetError if there is none."""
+        return self.tables(folder, split)[0].file
 
     @abstractmethod
     def records(self, folder: Path, split: str) -> Iterator[Sequence[Example]]:
@@ -248,6 +231,39 @@ class Task(ABC):
     def baselines(self, train: Split, test: Split) -> Baselines:
         """The primary metric on `test` of chance, the majority answer and the prior, all from `train`."""
 
-    @abstractmethod
     def export(self, answers: Sequence[Answer], path: Path) -> None:
-        """Writes predictions in the official submission format. Raises TaskError where there is none."""
+        """Writes predictions in the official submission format (JSON lines where the task has none).
+
+        Raises TaskError where predictions of the task cannot be written as answers.
+        """
+        write_json_lines(answers, path)
+
+    def predictions(self, path: Path) -> dict[str, Prediction]:
+        """Predictions of any system by id, in the official submission format. Raises PredictionError."""
+        return read_json_lines(path)
+
+    def official_scores(self, folder: Path, data: Split, predictions: Mapping[str, Prediction]) -> OfficialScores:
+        """What the official evaluation prints besides, which needs the dataset's files or all predictions."""
+        return OfficialScores()
+
+    def judge(self, example: Example, prediction: Prediction) -> Answer:
+        """A prediction as a scored answer; here, right is what equals the target."""
+        target = "" if example.target is None else str(example.target)
+        return Answer(
+            id=example.id,
+            image=example.image,
+            direction="",
+            prediction=prediction.text,
+            target=target,
+            score=None if example.target is None else float(prediction.text == target),
+            probability=prediction.probability,
+            logprob=None,
+            rank=None,
+            slices=example.slices,
+        )
+
+
+def _without_place(example: Example) -> Example:
+    if "embedded" not in example.extra:
+        return example
+    return replace(example, extra={key: value for key, value in example.extra.items() if key != "embedded"})

@@ -5,8 +5,8 @@ Nothing here imports torch, so reading and scoring work without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,12 +45,24 @@ class Split:
     Attributes:
         name: the split that was asked for ("train", "select", "test" or an official name).
         official: which official split or part of it this is, in words that a report may print.
+        excluded: images that were left out with their examples, to be recorded in every result.
     """
 
     examples: list[Example]
     image_root: Path
     name: str
     official: str
+    excluded: tuple[str, ...] = ()
+
+    def without(self, images: Collection[str]) -> Split:
+        """The split without these images' examples. Raises TaskError if none are left."""
+        gone = tuple(image for image in self.images() if image in images)
+        if not gone:
+            return self
+        left = [example for example in self.examples if example.image not in images]
+        if not left:
+            raise TaskError(f"split {self.name!r} has no example left without its {len(gone)} excluded images")
+        return replace(self, examples=left, excluded=(*self.excluded, *gone))
 
     def image_path(self, example: Example) -> Path:
         """The example's image file. Raises DatasetError if the path leaves the image root."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.errors import DatasetError
@@ -57,11 +57,12 @@ class Record:
         fields: the decoded object.
         file: the file it is from.
         name: its id or position, for errors.
+        row: its number in a Parquet file, where an embedded image is to be found; else None.
     """
 
-    __slots__ = ("fields", "file", "name")
+    __slots__ = ("fields", "file", "name", "row")
 
-    def __init__(self, fields: object, *, file: Path, name: str | None) -> None:
+    def __init__(self, fields: object, *, file: Path, name: str | None, row: int | None = None) -> None:
         if not isinstance(fields, dict):
             raise DatasetError(
                 f"expected a JSON object, found {type(fields).__name__}", file=file, record=name
@@ -69,6 +70,7 @@ class Record:
         self.fields: dict[str, object] = fields
         self.file = file
         self.name = name
+        self.row = row
 
     def error(self, problem: str) -> DatasetError:
         """A DatasetError that names this record."""
@@ -101,6 +103,16 @@ class Record:
         if isinstance(value, str) and value:
             return valid_text(value, what=repr(key), file=self.file, record=self.name)
         return str(self.integer(key))
+
+    def present(self, *keys: str) -> str | None:
+        """The first of the keys that the record has with a value other than null and "" (an empty cell of CSV)."""
+        return next((key for key in keys if self.fields.get(key) not in (None, "")), None)
+
+    def texts(self, key: str) -> list[str]:
+        """A list of strings."""
+        return [
+            valid_text(item, what=f"an item of {key!r}", file=self.file, record=self.name) for item in self.items(key)
+        ]
 
     def items(self, key: str) -> list[object]:
         """A list."""
@@ -138,17 +150,9 @@ def load_json(file: Path, *, repeated_keys: str = "last wins") -> object:
             raise DatasetError("the key is used twice in one object", file=file, record=ascii(twice))
         return decoded
 
-    return _decode(
+    return decode(
         read_text(file), file=file, record=None, hook=refuse if repeated_keys == "refuse" else None
     )
-
-
-def load_json_lines(file: Path) -> Iterator[Record]:
-    """Records of a JSONL file, named by line number from 1; blank lines are passed over."""
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if line.strip():
-            name = f"line {number}"
-            yield Record(_decode(line, file=file, record=name, hook=None), file=file, name=name)
 
 
 def read_text(file: Path) -> str:
@@ -177,7 +181,8 @@ def read_factors(folder: Path) -> Mapping[str, Mapping[str, str]]:
     return factors
 
 
-def _decode(text: str, *, file: Path, record: str | None, hook: object) -> object:
+def decode(text: str, *, file: Path, record: str | None, hook: object = None) -> object:
+    """Decodes JSON text. Raises DatasetError naming file and record."""
     try:
         decoded: object = json.loads(text, object_pairs_hook=hook)  # type: ignore[arg-type]
     except json.JSONDecodeError as error:

@@ -1,25 +1,28 @@
-"""GQA from its official question files, `train_all` as a folder of ten included.
+"""GQA from its official question files (`train_all` as a folder of ten included), or the formats of `tasks.gqa_rows`.
 
-Balanced splits are the default; testdev is the logical `test`. Ids of questions and images stay strings (they
-have leading zeros and letters). Unbalanced (`*_all`) splits are read for consistency, which scores entailed
-questions.
+Balanced splits are the default; testdev is the logical `test`. Unbalanced (`*_all`) splits are read for consistency,
+which scores entailed questions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_by, mean_score
-from tasks.errors import DatasetError
+from tasks.discovery import Found
+from tasks.embedded import Embedded
 from tasks.exports import write_text
-from tasks.files import Record, find_file, load_json, valid_text
 from tasks.gqa_metrics import Choices, GqaQuestion, GqaScores, gqa_scores
-from tasks.paths import relative_image
-from tasks.vocabulary import Vocabulary, label_vocabulary
+from tasks.gqa_rows import embedded_places, examples_of, question_tables, read_choices, read_questions
+from tasks.official_scores import OfficialScores
+from tasks.predictions import Prediction, read_entries
+from tasks.vocabulary import Vocabulary, label_vocabulary, read_vocabulary
+
+__all__ = ["Gqa", "read_choices", "read_questions"]
 
 SOURCE = {"train": "train_balanced", "select": "val_balanced", "test": "testdev_balanced"}
 OFFICIAL = tuple(
@@ -30,13 +33,15 @@ OFFICIAL = tuple(
     ]
     + ["submission_all"]
 )
-ANSWERED = ("train", "val", "testdev")
-FOLDERS = ("", "questions1.2", "questions")
 
 
 @dataclass(frozen=True)
 class Gqa(Task):
-    """Compositional question answering; exact match with one answer."""
+    """Compositional question answering; exact match with one answer.
+
+    Attributes:
+        vocabulary_file: a file with the vocabulary, in place of every distinct answer of the training split.
+    """
 
     name = "gqa"
     metric = "accuracy"
@@ -44,12 +49,20 @@ class Gqa(Task):
     official = OFFICIAL
     image_folders = ("images", "", "../images", "../gqa/images")
 
-    def source(self, folder: Path, split: str) -> Path:
-        return question_source(folder, SOURCE.get(split, split))
+    vocabulary_file: str | None = None
+
+    def tables(self, folder: Path, split: str) -> list[Found]:
+        return question_tables(folder, SOURCE.get(split, split))
 
     def records(self, folder: Path, split: str) -> Iterator[Sequence[Example]]:
-        for key, record in question_records(folder, SOURCE.get(split, split)):
-            yield (_example(key, record, answered=SOURCE.get(split, split).split("_")[0] in ANSWERED),)
+        for example in examples_of(folder, SOURCE.get(split, split)):
+            yield (example,)
+
+    def embedded(
+        self, folder: Path, split: str, examples: Sequence[Example]
+    ) -> Iterable[tuple[str, Embedded]]:
+        wanted = {example.image for example in examples}
+        return [place for place in embedded_places(folder, SOURCE.get(split, split)) if place[0] in wanted]
 
     def objective(self, train: Split, width: int) -> Objective:
         from tasks.labels import label_objective
@@ -57,7 +70,9 @@ class Gqa(Task):
         return label_objective(self.name, train, width, labels=self.vocabulary(train).answers)
 
     def vocabulary(self, train: Split) -> Vocabulary:
-        """Every distinct answer of the split."""
+        """Every distinct answer of the split, or those of the user's file."""
+        if self.vocabulary_file is not None:
+            return read_vocabulary(Path(self.vocabulary_file))
         return label_vocabulary(
             example.target for example in train.examples if isinstance(example.target, str)
         )
@@ -74,6 +89,45 @@ class Gqa(Task):
         found = {name: mean_score(part) for name, part in parts.items() if part}
         return found | mean_by(answers, "structural") | mean_by(answers, "semantic")
 
+    surplus = "ignore"
+
+    def official_scores(self, folder: Path, data: Split, predictions: Mapping[str, Prediction]) -> OfficialScores:
+        """Open, binary, consistency, validity, plausibility, distribution; question words and program steps."""
+        kept = {example.id for example in data.examples}
+        said = {key: prediction.text for key, prediction in predictions.items()}
+        questions, choices = self._questions(folder, data.name, said)
+        if data.excluded:  # what an excluded image's question entails stays known, but it is not scored itself
+            questions = {
+                key: question if key in kept else replace(question, balanced=False)
+                for key, question in questions.items()
+            }
+        found = gqa_scores(questions, said, choices)
+        correct = found.shares["accuracy"]
+        typed = {key: questions[key].structural for key in correct if questions[key].structural}
+        shares = {
+            "open": {key: correct[key] for key, kind in typed.items() if kind == "query"},
+            "binary": {key: correct[key] for key, kind in typed.items() if kind != "query"},
+            **{name: part for name, part in found.shares.items() if name != "accuracy"},
+        }
+        absent = {
+            "consistency": "no correct question entails another, or an entailed one was not predicted (predict *_all)",
+            "validity": "the folder has no choices file for this split",
+            "plausibility": "the folder has no choices file for this split",
+            "distribution": "no question has a global group",
+            "grounding": "needs attention over scene-graph regions, which a predictions file does not hold",
+        }
+        present = found.present().keys()
+        return OfficialScores(
+            shares={name: part for name, part in shares.items() if part},
+            numbers={} if found.distribution is None else {"distribution": found.distribution},
+            slices={
+                key: {"words": str(len(questions[key].text.split())), "steps": str(questions[key].steps)}
+                for key in typed
+            },
+            scored=frozenset(correct),
+            not_run={name: why for name, why in absent.items() if name not in present},
+        )
+
     def scores(self, folder: Path, split: str, predictions: Mapping[str, str]) -> GqaScores:
         """Every official metric, with consistency where `*_all` was predicted, choices where the folder has
         them.
@@ -82,13 +136,24 @@ class Gqa(Task):
             split: a balanced split with public answers.
             predictions: question id -> answer; may hold unbalanced questions as well.
         """
+        questions, choices = self._questions(folder, split, predictions)
+        return gqa_scores(questions, predictions, choices)
+
+    def _questions(
+        self, folder: Path, split: str, predictions: Mapping[str, str]
+    ) -> tuple[dict[str, GqaQuestion], dict[str, Choices] | None]:
+        """The split's questions, with the unbalanced ones where they were predicted and are entailed; choices."""
         source = SOURCE.get(split, split)
         family = source.split("_")[0]
         questions = read_questions(folder, source)
         wanted = {other for question in questions.values() for other in question.entailed}
         if source.endswith("balanced") and (wanted & predictions.keys()) - questions.keys():
             questions = read_questions(folder, f"{family}_all") | questions
-        return gqa_scores(questions, predictions, read_choices(folder, family))
+        return questions, read_choices(folder, family)
+
+    def chance(self, test: Split) -> float:
+        """One of the usual vocabulary's answers."""
+        return 1 / 1842
 
     def baselines(self, train: Split, test: Split) -> Baselines:
         """Chance is 1 / vocabulary; the prior is the most frequent training answer of the question's detailed
@@ -105,83 +170,5 @@ class Gqa(Task):
             json.dumps([{"questionId": answer.id, "prediction": answer.prediction} for answer in answers]),
         )
 
-
-def question_source(folder: Path, source: str) -> Path:
-    """The file of an official split, or the folder of its numbered files."""
-    return find_file(folder, (f"{source}_questions.json", f"{source}_questions"), under=FOLDERS)
-
-
-def question_records(folder: Path, source: str) -> Iterator[tuple[str, Record]]:
-    """Official question records by id, from a file or from a folder of numbered files."""
-    whole = question_source(folder, source)
-    files = [whole]
-    if whole.is_dir():
-        files = sorted(whole.glob(f"{source}_questions_*.json"), key=lambda file: (len(file.name), file.name))
-        if not files:
-            raise DatasetError(f"holds no {source}_questions_0.json and so on", file=whole)
-    for file in files:
-        outer = Record(load_json(file, repeated_keys="refuse"), file=file, name=None)
-        for key in outer.fields:
-            valid_text(key, what="a question id", file=file, record=ascii(key))
-            yield key, Record(outer.fields[key], file=file, name=key)
-
-
-def read_questions(folder: Path, source: str) -> dict[str, GqaQuestion]:
-    """What the official metrics need of each question of an official split with answers."""
-    return {key: _question(record) for key, record in question_records(folder, source)}
-
-
-def read_choices(folder: Path, family: str) -> dict[str, Choices] | None:
-    """The choices of "train" or "val"; None where there is no such file (testdev has none)."""
-    try:
-        file = find_file(folder, (f"{family}_choices.json",), under=(*FOLDERS, "eval"))
-    except DatasetError:
-        return None
-    outer = Record(load_json(file, repeated_keys="refuse"), file=file, name=None)
-    choices = {}
-    for key in outer.fields:
-        record = Record(outer.fields[key], file=file, name=key)
-        choices[key] = Choices(
-            valid=frozenset(_texts(record, "valid")), plausible=frozenset(_texts(record, "plausible"))
-        )
-    return choices
-
-
-def _example(key: str, record: Record, *, answered: bool) -> Example:
-    image = relative_image(f"{record.identifier('imageId')}.jpg", file=record.file, record=key)
-    if not answered:
-        return Example(id=key, image=image, text=record.text("question"))
-    types = record.record("types")
-    return Example(
-        id=key,
-        image=image,
-        text=record.text("question"),
-        target=record.text("answer"),
-        slices={"structural": types.text("structural"), "semantic": types.text("semantic")},
-        extra={"detailed": types.text("detailed")},
-    )
-
-
-def _question(record: Record) -> GqaQuestion:
-    types, groups = record.record("types"), record.record("groups")
-    balanced = record.get("isBalanced")
-    if not isinstance(balanced, bool):
-        raise record.error("'isBalanced' must be true or false")
-    return GqaQuestion(
-        text=record.text("question"),
-        answer=record.text("answer"),
-        structural=types.text("structural"),
-        semantic=types.text("semantic"),
-        detailed=types.text("detailed"),
-        balanced=balanced,
-        group=None if groups.get("global") is None else groups.text("global"),
-        entailed=tuple(_texts(record, "entailed")),
-        steps=len(record.items("semantic")),
-    )
-
-
-def _texts(record: Record, key: str) -> list[str]:
-    return [
-        valid_text(item, what=f"an item of {key!r}", file=record.file, record=record.name)
-        for item in record.items(key)
-    ]
+    def predictions(self, path: Path) -> dict[str, Prediction]:
+        return read_entries(path, key="questionId", value="prediction")

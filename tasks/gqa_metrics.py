@@ -22,6 +22,7 @@ class GqaQuestion:
     """What the metrics need of an official question.
 
     Attributes:
+        structural: "" (as the other types) where the format of the file has no types.
         group: `groups.global`, None where null.
         steps: number of operations in the functional program.
     """
@@ -54,6 +55,7 @@ class GqaScores:
         consistency: None when no correct question entails another, or when an entailed question was not
             predicted.
         by: mean accuracy by "structural", "semantic", "words" and "steps".
+        shares: what each question contributes to "accuracy", "consistency", "validity" and "plausibility".
     """
 
     accuracy: float
@@ -64,6 +66,7 @@ class GqaScores:
     plausibility: float | None
     distribution: float | None
     by: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def present(self) -> dict[str, float]:
         """The metrics that are defined, by name, `by` flattened to "structural=query"."""
@@ -98,19 +101,26 @@ def gqa_scores(
     if not balanced:
         raise PredictionError("there are no balanced questions to score")
     correct = {key: float(predictions[key] == question.answer) for key, question in balanced.items()}
+    shares = {
+        "accuracy": correct,
+        "consistency": _consistency(balanced, questions, predictions, correct) or {},
+        "validity": _membership(balanced, predictions, choices, "valid") or {},
+        "plausibility": _membership(balanced, predictions, choices, "plausible") or {},
+    }
     return GqaScores(
         accuracy=_present_mean(correct.values()) or 0.0,
         open=_present_mean(
             correct[key] for key, question in balanced.items() if question.structural == "query"
         ),
         binary=_present_mean(
-            correct[key] for key, question in balanced.items() if question.structural != "query"
+            correct[key] for key, question in balanced.items() if question.structural not in ("query", "")
         ),
-        consistency=_consistency(balanced, questions, predictions, correct),
-        validity=_membership(balanced, predictions, choices, "valid"),
-        plausibility=_membership(balanced, predictions, choices, "plausible"),
+        consistency=_present_mean(shares["consistency"].values()),
+        validity=_present_mean(shares["validity"].values()),
+        plausibility=_present_mean(shares["plausibility"].values()),
         distribution=_distribution(balanced, predictions),
         by=_breakdowns(balanced, correct),
+        shares=shares,
     )
 
 
@@ -142,16 +152,16 @@ def _consistency(
     questions: Mapping[str, GqaQuestion],
     predictions: Mapping[str, str],
     correct: Mapping[str, float],
-) -> float | None:
-    means = []
+) -> dict[str, float] | None:
+    means: dict[str, float] = {}
     for key, question in balanced.items():
         entailed = [other for other in question.entailed if other != key]
         if not correct[key] or not entailed:
             continue
         if any(other not in questions or other not in predictions for other in entailed):
             return None
-        means.append(sum(predictions[other] == questions[other].answer for other in entailed) / len(entailed))
-    return _present_mean(means)
+        means[key] = sum(predictions[other] == questions[other].answer for other in entailed) / len(entailed)
+    return means
 
 
 def _membership(
@@ -159,16 +169,16 @@ def _membership(
     predictions: Mapping[str, str],
     choices: Mapping[str, Choices] | None,
     which: str,
-) -> float | None:
+) -> dict[str, float] | None:
     if choices is None or any(
         key not in choices and "Common" not in q.detailed for key, q in balanced.items()
     ):
         return None
-    hits = []
+    hits: dict[str, float] = {}
     for key, question in balanced.items():
         allowed: frozenset[str] = COMMON if "Common" in question.detailed else getattr(choices[key], which)
-        hits.append(float(predictions[key] in allowed))
-    return _present_mean(hits)
+        hits[key] = float(predictions[key] in allowed)
+    return hits
 
 
 def _distribution(balanced: Mapping[str, GqaQuestion], predictions: Mapping[str, str]) -> float | None:

@@ -1,4 +1,4 @@
-"""Hateful Memes from the JSONL files of either phase, with its set-level metric.
+"""Hateful Memes from the JSONL files of either phase (or their Hub mirror, or CSV), with its set-level metric.
 
 Phase 2 has train, dev_seen, test_seen, dev_unseen and test_unseen; phase 1 has train, dev and test, of which
 dev and test stand in for the seen splits when those are absent (phase 1's test has no labels, so it can be
@@ -7,21 +7,28 @@ predicted but not scored). The image is named by `img`, because ids are not zero
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task
+from tasks.discovery import Found, Shape, annotation_files, find_tables
+from tasks.embedded import Embedded
 from tasks.errors import TaskError
-from tasks.exports import write_text
-from tasks.files import Record, find_file, load_json_lines
+from tasks.files import Record
+from tasks.official_scores import OfficialScores
 from tasks.paths import relative_image
+from tasks.predictions import Prediction, read_meme_csv, write_meme_csv
 
 LABELS = ("0", "1")  # "1" is hateful
 SOURCES = {"train": ("train",), "select": ("dev_seen", "dev"), "test": ("test_seen", "test")}
+SHAPES = (
+    Shape("official JSONL", ("id", "img", "text"), containers=("lines", "list")),
+    Shape("mirror as table", ("id", "img|image", "text")),
+)
+NAMED_PART = re.compile(r"(?:^|[^a-z])(train|(?:dev|test)_(?:un)?seen|dev|validation|val|test)(?:[^a-z]|$)")
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,18 @@ class HatefulMemes(Task):
     official = ("train", "dev_seen", "test_seen", "dev_unseen", "test_unseen", "dev")
     image_folders = ("", "data", "../hateful_memes")
 
-    def source(self, folder: Path, split: str) -> Path:
-        return find_file(folder, tuple(f"{name}.jsonl" for name in SOURCES.get(split, (split,))))
+    def tables(self, folder: Path, split: str) -> list[Found]:
+        parts = SOURCES.get(split, (split,))
+        names = tuple(f"{name}.jsonl" for name in parts)
+        for part in parts:
+            if any(_named_part(file.name.lower()) == part for file in annotation_files(folder)):
+                return find_tables(folder, part=part, part_of=_named_part, shapes=SHAPES, expected=names)
+        return find_tables(folder, part=parts[0], part_of=_named_part, shapes=SHAPES, expected=names)
 
     def records(self, folder: Path, split: str) -> Iterator[Sequence[Example]]:
-        for record in load_json_lines(self.source(folder, split)):
-            yield (_example(record),)
+        for found in self.tables(folder, split):
+            for record in found.table.rows():
+                yield (_example(record),)
 
     def objective(self, train: Split, width: int) -> Objective:
         from tasks.labels import label_objective
@@ -58,18 +71,34 @@ class HatefulMemes(Task):
         targets, probabilities = labelled(answers)
         return {"accuracy": float(accuracy_score(targets, [int(p > 0.5) for p in probabilities]))}
 
+    def chance(self, test: Split) -> float:
+        """A constant separates nothing."""
+        return 0.5
+
     def baselines(self, train: Split, test: Split) -> Baselines:
         """A constant separates nothing: one half, whichever label it names."""
         return Baselines(chance=0.5, majority=0.5)
 
     def export(self, answers: Sequence[Answer], path: Path) -> None:
         """The submission CSV: id, proba, label."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(("id", "proba", "label"))
-        for answer in answers:
-            writer.writerow((answer.id, repr(answer.probability), answer.prediction))
-        write_text(path, buffer.getvalue())
+        write_meme_csv(answers, path)
+
+    def predictions(self, path: Path) -> dict[str, Prediction]:
+        return read_meme_csv(path)
+
+    def official_scores(self, folder: Path, data: Split, predictions: Mapping[str, Prediction]) -> OfficialScores:
+        """Accuracy at one half; that of the stated labels beside it where they are not those of the probabilities."""
+        known = {example.id: str(example.target) for example in data.examples if example.target is not None}
+        halved = {key: str(int((predictions[key].probability or 0.0) > 0.5)) for key in known}
+        shares = {"accuracy": {key: float(halved[key] == target) for key, target in known.items()}}
+        if any(predictions[key].text != halved[key] for key in known):
+            stated = {key: float(predictions[key].text == target) for key, target in known.items()}
+            shares["accuracy_of_stated_labels"] = stated
+        return OfficialScores(shares=shares)
+
+    def judge(self, example: Example, prediction: Prediction) -> Answer:
+        """Without a score of its own, since the metric is of the set."""
+        return replace(super().judge(example, prediction), score=None)
 
 
 def auroc(targets: Sequence[int], probabilities: Sequence[float]) -> float:
@@ -101,15 +130,23 @@ def labelled(answers: Sequence[Answer]) -> tuple[list[int], list[float]]:
     return targets, probabilities
 
 
+def _named_part(relative: str) -> str | None:
+    found = NAMED_PART.search(relative.rpartition("/")[2])
+    return {"validation": "dev", "val": "dev"}.get(found[1], found[1]) if found else None
+
+
 def _example(record: Record) -> Example:
     target = None
-    if "label" in record.fields:
-        target = str(record.integer("label"))
+    if record.present("label"):
+        target = record.identifier("label")
         if target not in LABELS:
-            raise record.error(f"label {target} is neither 0 nor 1")
+            raise record.error(f"label {ascii(target)[:60]} is neither 0 nor 1")
+    key = "img" if isinstance(record.fields.get("img"), str) else "image"
+    image = record.record(key).text("path") if isinstance(record.fields.get(key), dict) else None
     return Example(
         id=record.identifier("id"),
-        image=relative_image(record.text("img"), file=record.file, record=record.name),
+        image=relative_image(image or record.text(key), file=record.file, record=record.name),
         text=record.text("text"),
         target=target,
+        extra={} if record.row is None else {"embedded": Embedded(record.file, record.row)},
     )

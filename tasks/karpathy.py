@@ -1,12 +1,13 @@
-"""Flickr30k and MSCOCO retrieval from Karpathy's `dataset_flickr30k.json` and `dataset_coco.json`.
+"""Flickr30k and MSCOCO retrieval: Karpathy's JSON and the other formats of `tasks.caption_rows`.
 
-One official record is an image with its captions; it becomes one example a caption, with the caption's
-`sentid` as id. All captions of an image are kept (some COCO images have six or seven), and `restval` belongs
-to train.
+One official record is an image with its captions; it becomes one example a caption, with the caption's `sentid` as id
+(image#number where the format has none). All captions of an image are kept (some COCO images have six or seven), and
+`restval` belongs to train.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,19 +15,24 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_score
+from tasks.caption_rows import PARTS, SHAPES, captioned_images
+from tasks.discovery import Found, find_tables
 from tasks.errors import TaskError
-from tasks.files import Record, find_file, load_json
-from tasks.paths import relative_image
 from tasks.retrieval_metrics import CUTOFFS, chance_mean_recall
 
-OFFICIAL = ("train", "restval", "val", "test")
-PARTS = {"train": ("train", "restval"), "select": ("val",)}
+WANTED = {"train": ("train", "restval"), "select": ("val",)}
+NAMED_PART = re.compile(r"(?:^|[^a-z])(train|restval|validation|val|dev|test)(?:[^a-z]|$)")
+
+
+def named_part(relative: str) -> str | None:
+    """The split that a file's name tells."""
+    found = NAMED_PART.search(relative.rpartition("/")[2])
+    return {"validation": "val", "dev": "val"}.get(found[1], found[1]) if found else None
 
 
 @dataclass(frozen=True)
 class Retrieval(Task):
-    """Image-text retrieval both ways; the metric is the mean of recall at 1, 5, 10 in both directions (rsum /
-    600).
+    """Image-text retrieval both ways; the metric is the mean of recall at 1, 5, 10 in both directions (rsum / 600).
 
     Attributes:
         shared: width of the shared image-text space.
@@ -37,41 +43,30 @@ class Retrieval(Task):
 
     metric = "mean_recall"
     logical: ClassVar = {"train": "train + restval", "select": "val", "test": "test"}
-    official = OFFICIAL
-    file_name: ClassVar[str]
+    official = PARTS
+    file_names: ClassVar[tuple[str, ...]]
+    flat_images: ClassVar[bool] = False
+    scoring = "gallery"
 
     shared: int = 256
     temperature: float = 0.07
     match_weight: float = 1.0
     negatives: Literal["both", "alternate"] = "both"
 
-    def source(self, folder: Path, split: str) -> Path:
-        return find_file(folder, (self.file_name,))
+    def tables(self, folder: Path, split: str) -> list[Found]:
+        part = WANTED.get(split, (split,))[0]
+        return find_tables(
+            folder,
+            part="train" if part == "restval" else part,
+            part_of=named_part,
+            shapes=SHAPES,
+            expected=self.file_names,
+        )
 
     def records(self, folder: Path, split: str) -> Iterator[Sequence[Example]]:
-        file = self.source(folder, split)
-        outer = Record(load_json(file), file=file, name=None)
-        wanted = PARTS.get(split, (split,))
-        for position, item in enumerate(outer.items("images")):
-            record = Record(item, file=file, name=f"images[{position}]")
-            part = record.text("split")
-            if part not in OFFICIAL:
-                raise record.error(f"split {part!r} is none of {', '.join(OFFICIAL)}")
-            if part in wanted:
-                yield self._captions(record)
-
-    def _captions(self, record: Record) -> list[Example]:
-        name = record.text("filename")
-        if "filepath" in record.fields:
-            name = f"{record.text('filepath')}/{name}"
-        image = relative_image(name, file=record.file, record=record.name)
-        sentences = record.records("sentences")
-        if not sentences:
-            raise record.error("an image without captions")
-        return [
-            Example(id=sentence.identifier("sentid"), image=image, text=sentence.text("raw"))
-            for sentence in sentences
-        ]
+        yield from captioned_images(
+            self.tables(folder, split), WANTED.get(split, (split,)), flat=self.flat_images
+        )
 
     def objective(self, train: Split, width: int) -> Objective:
         from tasks.contrast import RetrievalObjective
@@ -87,26 +82,30 @@ class Retrieval(Task):
 
     def value(self, answers: Sequence[Answer]) -> float:
         """Mean of the two directions' mean recalls."""
-        return sum(mean_score(part) for part in _directions(answers).values()) / 2
+        return sum(mean_score(part) for part in by_direction(answers).values()) / 2
 
     def secondary(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Recalls as fractions, `rsum` in percent as papers print it."""
         found: dict[str, float] = {}
-        for direction, part in _directions(answers).items():
+        for direction, part in by_direction(answers).items():
             ranks = [answer.rank for answer in part if answer.rank is not None]
             found |= {
                 f"recall@{k}_{direction}": sum(rank <= k for rank in ranks) / len(ranks) for k in CUTOFFS
             }
         return found | {"rsum": 100 * sum(found.values())}
 
+    def chance(self, test: Split) -> float:
+        """Of a random ranking of the gallery, exactly."""
+        return chance_mean_recall(list(Counter(example.image for example in test.examples).values()))
+
     def baselines(self, train: Split, test: Split) -> Baselines:
         """A random ranking; an answer that ignores the query cannot do better, so majority is chance."""
-        chance = chance_mean_recall(list(Counter(example.image for example in test.examples).values()))
-        return Baselines(chance=chance, majority=chance)
+        return Baselines(chance=self.chance(test), majority=self.chance(test))
 
     def export(self, answers: Sequence[Answer], path: Path) -> None:
         raise TaskError(
-            f"{self.name!r} has no official submission format: its scorer takes the similarity matrix"
+            f"{self.name!r} has no official submission format: its scorer takes the similarity matrix "
+            "(see tasks.predictions.write_similarity)"
         )
 
 
@@ -115,7 +114,8 @@ class Flickr30k(Retrieval):
     """Flickr30k with Karpathy's split; images in `flickr30k-images/`."""
 
     name = "flickr30k"
-    file_name = "dataset_flickr30k.json"
+    file_names = ("dataset_flickr30k.json", "results_20130124.token", "results.csv")
+    flat_images = True
     image_folders = (
         "flickr30k-images",
         "flickr30k_images",
@@ -131,11 +131,12 @@ class Coco(Retrieval):
     """MSCOCO with Karpathy's split; images in `train2014/` and `val2014/`."""
 
     name = "coco"
-    file_name = "dataset_coco.json"
+    file_names = ("dataset_coco.json",)
     image_folders = ("", "images", "../coco", "../coco/images", "../vqa", "../vqa/images", "..")
 
 
-def _directions(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+def by_direction(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Answers of each direction. Raises TaskError unless both have some."""
     parts = {
         direction: [answer for answer in answers if answer.direction == direction]
         for direction in ("i2t", "t2i")

@@ -20,8 +20,8 @@ from tasks.base import Answer, Example, Objective, States, Stream
 from tasks.contrast import RetrievalObjective
 from tasks.errors import TaskError
 from tasks.heads import MlpHead
-from tasks.vocabulary import Vocabulary, soft_targets
-from tasks.vqa_accuracy import vqa_accuracy
+from tasks.soft_answers import answer_score, answer_targets, raw_answers
+from tasks.vocabulary import Vocabulary
 
 __all__ = [
     "ClassificationObjective",
@@ -29,6 +29,7 @@ __all__ = [
     "RetrievalObjective",
     "SoftTargetObjective",
     "load_objective",
+    "raw_answers",
 ]
 
 
@@ -60,8 +61,8 @@ class SoftTargetObjective(Objective):
     """VQAv2: binary cross-entropy of every answer against its soft target, summed over answers, averaged over
     examples.
 
-    Examples carry raw annotator answers as a tuple. An example without an answer in the vocabulary pushes all
-    answers down.
+    Examples carry raw annotator answers as a tuple, or weights (`tasks.soft_answers`). An example without an
+    answer in the vocabulary pushes all answers down.
 
     Args:
         vocabulary: the answers that can be given.
@@ -84,7 +85,7 @@ class SoftTargetObjective(Objective):
         """Soft targets by the documented rule."""
         targets = torch.zeros(len(examples), len(self.vocabulary))
         for row, example in enumerate(examples):
-            for column, value in soft_targets(raw_answers(example), self.vocabulary).items():
+            for column, value in answer_targets(example, self.vocabulary).items():
                 targets[row, column] = value
         return targets
 
@@ -102,9 +103,9 @@ class SoftTargetObjective(Objective):
         best, logprobs = logits.argmax(-1).tolist(), logits.log_softmax(-1)
         answers = []
         for row, (example, column) in enumerate(zip(examples, best, strict=True)):
-            prediction, given = self.vocabulary.answers[column], raw_answers(example)
+            prediction = self.vocabulary.answers[column]
             consensus = str(example.extra.get("consensus", ""))
-            known = self.vocabulary.index.get(consensus) if given else None
+            known = None if example.target is None else self.vocabulary.index.get(consensus)
             answers.append(
                 Answer(
                     id=example.id,
@@ -112,7 +113,7 @@ class SoftTargetObjective(Objective):
                     direction="",
                     prediction=prediction,
                     target=consensus,
-                    score=vqa_accuracy(prediction, given) if given else None,
+                    score=answer_score(prediction, example),
                     probability=float(logits[row, column].sigmoid()),
                     logprob=None if known is None else float(logprobs[row, known]),
                     rank=None,
@@ -208,8 +209,3 @@ class ClassificationObjective(Objective):
             "labels": labels,
             "score": self.score,
         }
-
-
-def raw_answers(example: Example) -> tuple[str, ...]:
-    """The annotators' answers; none on splits without public answers."""
-    return example.target if isinstance(example.target, tuple) else ()

@@ -9,11 +9,14 @@ does officially.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from tasks.errors import TaskError
+from tasks.errors import DatasetError, TaskError
+from tasks.files import load_json, read_text, valid_text
 from tasks.vqa_accuracy import normalise, share, tidy
 
 VQA_MIN_COUNT = 9
@@ -54,9 +57,16 @@ def vqa_vocabulary(consensus: Iterable[str], *, min_count: int = VQA_MIN_COUNT) 
     Raises:
         TaskError: no answer is the consensus of `min_count` questions.
     """
-    counts = Counter(
-        vqa_consensus(answer) for answer in consensus
-    )  # a Counter keeps the order of first occurrence
+    return frequent_answers((vqa_consensus(answer) for answer in consensus), min_count=min_count)
+
+
+def frequent_answers(answers: Iterable[str], *, min_count: int) -> Vocabulary:
+    """Answers of at least so many questions, in order of first occurrence.
+
+    Raises:
+        TaskError: there are none.
+    """
+    counts = Counter(answers)  # a Counter keeps the order of first occurrence
     kept = tuple(answer for answer, count in counts.items() if count >= min_count)
     if not kept:
         most = max(counts.values(), default=0)
@@ -67,6 +77,38 @@ def vqa_vocabulary(consensus: Iterable[str], *, min_count: int = VQA_MIN_COUNT) 
 def label_vocabulary(labels: Iterable[str]) -> Vocabulary:
     """Every distinct label, in order of first occurrence."""
     return Vocabulary(tuple(dict.fromkeys(labels)))
+
+
+def read_vocabulary(file: Path) -> Vocabulary:
+    """A user's own vocabulary: an answer a line (an empty line is the empty answer), a JSON list, or a JSON object
+    from answer to index as LXMERT's `trainval_ans2label.json`.
+
+    Raises:
+        DatasetError: the file is none of these, or its indices are not 0 to n - 1.
+        TaskError: it holds no answer, or one twice.
+    """
+    text = read_text(file)
+    if text.lstrip()[:1] not in ("[", "{"):
+        return Vocabulary(tuple(text.removesuffix("\n").split("\n")) if text else ())
+    content = load_json(file, repeated_keys="refuse")
+    if isinstance(content, dict):
+        index = {answer: position for answer, position in content.items() if type(position) is int}
+        if sorted(index.values()) != list(range(len(content))):
+            raise DatasetError(f"the indices of {len(content)} answers are not 0 to {len(content) - 1}", file=file)
+        answers: list[object] = sorted(index, key=lambda answer: index[answer])
+    else:
+        assert isinstance(content, list)
+        answers = content
+    return Vocabulary(
+        tuple(valid_text(item, what="an answer", file=file, record=f"[{k}]") for k, item in enumerate(answers))
+    )
+
+
+def write_vocabulary(vocabulary: Vocabulary, file: Path) -> None:
+    """Writes a JSON list that `read_vocabulary` reads."""
+    from tasks.exports import write_text
+
+    write_text(file, json.dumps(list(vocabulary.answers), indent=0) + "\n")
 
 
 def soft_targets(answers: Sequence[str], vocabulary: Vocabulary) -> dict[int, float]:

@@ -1,9 +1,9 @@
-"""VQAv2 from its official question and annotation files.
+"""VQAv2 from its official question and annotation files, or the formats of `tasks.vqa_rows`.
 
 The public test splits (test2015, test-dev2015) have no answers, so the logical `test` is val2014, all of it,
 as the official validation score needs; to choose models without it, the last tenth of train2014's images (by
 first appearance among the questions) is held out of `train` as `select`. Targets are the ten raw annotator
-answers.
+answers (LXMERT's files: a weight by answer).
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_by, mean_score
-from tasks.errors import DatasetError, TaskError
+from tasks.discovery import Found
+from tasks.errors import PredictionError, TaskError
 from tasks.exports import write_text
-from tasks.files import Record, find_file, load_json
-from tasks.paths import relative_image
-from tasks.vocabulary import VQA_MIN_COUNT, Vocabulary, soft_targets, vqa_consensus, vqa_vocabulary
-from tasks.vqa_accuracy import vqa_accuracy
+from tasks.predictions import Prediction, read_entries
+from tasks.soft_answers import answer_score, answer_targets
+from tasks.vocabulary import VQA_MIN_COUNT, Vocabulary, read_vocabulary, vqa_vocabulary
+from tasks.vqa_rows import PARTS, examples_of, question_tables
 
-ANSWERED = ("train2014", "val2014")
-OFFICIAL = (*ANSWERED, "test2015", "test-dev2015")
 SOURCE = {"train": "train2014", "select": "train2014", "test": "val2014"}
-FOLDERS = ("", "questions", "annotations")
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Vqa(Task):
 
     Attributes:
         min_count: how many questions must have an answer as their consensus for it to enter the vocabulary.
+        vocabulary_file: a file with the vocabulary (see `tasks.vocabulary.read_vocabulary`), in place of that rule.
     """
 
     name = "vqa"
@@ -44,45 +43,36 @@ class Vqa(Task):
         "select": "the last tenth of train2014's images",
         "test": "val2014",
     }
-    official = OFFICIAL
+    official = PARTS
     image_folders = ("", "images", "../coco", "../coco/images", "..")
 
     min_count: int = VQA_MIN_COUNT
+    vocabulary_file: str | None = None
 
-    def source(self, folder: Path, split: str) -> Path:
-        name = f"v2_OpenEnded_mscoco_{SOURCE.get(split, split)}_questions.json"
-        return find_file(folder, (name,), under=FOLDERS)
+    def tables(self, folder: Path, split: str) -> list[Found]:
+        return question_tables(folder, SOURCE.get(split, split))
 
     def records(self, folder: Path, split: str) -> Iterator[Sequence[Example]]:
-        source, file = SOURCE.get(split, split), self.source(folder, split)
-        questions = Record(load_json(file), file=file, name=None).items("questions")
-        records = [
-            Record(item, file=file, name=f"questions[{position}]") for position, item in enumerate(questions)
-        ]
-        annotations = _annotations(folder, source) if source in ANSWERED else None
-        kept = _part(records, split)
-        for record, keep in zip(records, kept, strict=True):
-            example = _example(record, source, annotations)
-            if keep:
-                yield (example,)
-        if annotations:
-            left = next(iter(annotations.values()))
-            raise left.error(f"{len(annotations)} annotations have no question in {file.name}")
+        examples = examples_of(folder, SOURCE.get(split, split))
+        for example in examples if split not in ("train", "select") else _part(list(examples), split):
+            yield (example,)
 
     def objective(self, train: Split, width: int) -> Objective:
         import torch
 
-        from tasks.objectives import SoftTargetObjective, raw_answers
+        from tasks.objectives import SoftTargetObjective
 
         vocabulary = self.vocabulary(train)
         prior = torch.zeros(len(vocabulary))
         for example in train.examples:
-            for column, value in soft_targets(raw_answers(example), vocabulary).items():
+            for column, value in answer_targets(example, vocabulary).items():
                 prior[column] += value / len(train.examples)
         return SoftTargetObjective(task=self.name, width=width, vocabulary=vocabulary.answers, prior=prior)
 
     def vocabulary(self, train: Split) -> Vocabulary:
         """The answers a model trained on this split can give."""
+        if self.vocabulary_file is not None:
+            return read_vocabulary(Path(self.vocabulary_file))
         consensus = (
             str(example.extra["consensus"]) for example in train.examples if "consensus" in example.extra
         )
@@ -94,6 +84,10 @@ class Vqa(Task):
     def secondary(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Accuracy by answer type and by question type, as the official script prints them."""
         return mean_by(answers, "answer_type") | mean_by(answers, "question_type")
+
+    def chance(self, test: Split) -> float:
+        """One of the usual vocabulary's answers."""
+        return 1 / 3129
 
     def baselines(self, train: Split, test: Split) -> Baselines:
         """Chance is 1 / vocabulary; majority and prior answer with the training consensus."""
@@ -109,12 +103,12 @@ class Vqa(Task):
         best = {kind: answers.most_common(1)[0][0] for kind, answers in counts.items()}
         by_majority, by_prior = [], []
         for example in test.examples:
-            if not isinstance(example.target, tuple):
+            guess = best.get(example.slices.get("question_type", ""), majority)
+            scores = answer_score(majority, example), answer_score(guess, example)
+            if scores[0] is None or scores[1] is None:
                 raise TaskError(f"split {test.name!r} of vqa has no public answers to score a baseline on")
-            by_majority.append(vqa_accuracy(majority, example.target))
-            by_prior.append(
-                vqa_accuracy(best.get(example.slices.get("question_type", ""), majority), example.target)
-            )
+            by_majority.append(scores[0])
+            by_prior.append(scores[1])
         return Baselines(
             chance=1 / len(vocabulary),
             majority=sum(by_majority) / len(by_majority),
@@ -123,60 +117,34 @@ class Vqa(Task):
 
     def export(self, answers: Sequence[Answer], path: Path) -> None:
         """The results file that the official evaluation and server take."""
-        rows = [{"question_id": int(answer.id), "answer": answer.prediction} for answer in answers]
+        rows = []
+        for answer in answers:
+            if not answer.id.isdecimal():
+                raise PredictionError(f"{path}: id {answer.id!r} is no VQAv2 question id, which are whole numbers")
+            rows.append({"question_id": int(answer.id), "answer": answer.prediction})
         write_text(path, json.dumps(rows))
 
+    def predictions(self, path: Path) -> dict[str, Prediction]:
+        return read_entries(path, key="question_id", value="answer")
 
-def _annotations(folder: Path, source: str) -> dict[str, Record]:
-    file = find_file(folder, (f"v2_mscoco_{source}_annotations.json",), under=FOLDERS)
-    found: dict[str, Record] = {}
-    for position, item in enumerate(Record(load_json(file), file=file, name=None).items("annotations")):
-        record = Record(item, file=file, name=f"annotations[{position}]")
-        key = str(record.integer("question_id"))
-        if key in found:
-            raise DatasetError("the question is annotated twice", file=file, record=key)
-        found[key] = record
-    return found
-
-
-def _part(records: Sequence[Record], split: str) -> list[bool]:
-    """Which questions are in the split: images in order of first appearance, the last tenth (at least one) is
-    held out.
-    """
-    if split not in ("train", "select"):
-        return [True] * len(records)
-    images = list(dict.fromkeys(record.integer("image_id") for record in records))
-    held_out = set(images[len(images) - max(1, len(images) // 10) :]) if len(images) > 1 else set()
-    return [(record.integer("image_id") in held_out) == (split == "select") for record in records]
-
-
-def _example(record: Record, source: str, annotations: dict[str, Record] | None) -> Example:
-    key, image_id = str(record.integer("question_id")), record.integer("image_id")
-    folder = "test2015" if source.startswith("test") else source
-    image = relative_image(
-        f"{folder}/COCO_{folder}_{image_id:012d}.jpg", file=record.file, record=record.name
-    )
-    question = record.text("question")
-    if annotations is None:
-        return Example(id=key, image=image, text=question)
-    annotation = annotations.pop(key, None)
-    if annotation is None:
-        raise DatasetError(
-            "the question has no annotation (or is listed twice)", file=record.file, record=key
+    def judge(self, example: Example, prediction: Prediction) -> Answer:
+        """Scored by the annotators' agreement; the target shown is their consensus."""
+        return Answer(
+            id=example.id,
+            image=example.image,
+            direction="",
+            prediction=prediction.text,
+            target=str(example.extra.get("consensus", "")),
+            score=answer_score(prediction.text, example),
+            probability=prediction.probability,
+            logprob=None,
+            rank=None,
+            slices=example.slices,
         )
-    if annotation.integer("image_id") != image_id:
-        raise annotation.error(f"image_id differs from that of question {key} ({image_id})")
-    answers = tuple(answer.text("answer") for answer in annotation.records("answers"))
-    if not answers:
-        raise annotation.error("'answers' is empty")
-    return Example(
-        id=key,
-        image=image,
-        text=question,
-        target=answers,
-        slices={
-            "answer_type": annotation.text("answer_type"),
-            "question_type": annotation.text("question_type"),
-        },
-        extra={"consensus": vqa_consensus(annotation.text("multiple_choice_answer"))},
-    )
+
+
+def _part(examples: Sequence[Example], split: str) -> list[Example]:
+    """The questions of train or select: images in order of first appearance, the last tenth (at least one) held out."""
+    images = list(dict.fromkeys(example.image for example in examples))
+    held_out = set(images[len(images) - max(1, len(images) // 10) :]) if len(images) > 1 else set()
+    return [example for example in examples if (example.image in held_out) == (split == "select")]

@@ -146,3 +146,83 @@ def snli_record(key: str = "Flickr30K_ID", image: str = "1000001", number: int =
 def meme(number: int, label: int | None = 1, **changes: object) -> dict[str, object]:
     record: dict[str, object] = {"id": number, "img": f"img/{number:05d}.png", "text": "look"}
     return record | ({} if label is None else {"label": label}) | changes
+
+
+def png(path: Path, colour: int = 0) -> Path:
+    """A real image file, of one grey value."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 4), colour).save(path, format="PNG" if path.suffix == ".png" else "JPEG")
+    return path
+
+
+def png_bytes(colour: int = 0) -> bytes:
+    from io import BytesIO
+
+    from PIL import Image
+
+    buffer = BytesIO()
+    Image.new("L", (4, 4), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, rows: list[dict[str, object]], *, names: dict[str, list[str]] | None = None) -> Path:
+    """A table as the Hub's are: images as {bytes, path}, names of class labels in the metadata of `datasets`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(rows)
+    features = {key: {"names": labels, "_type": "ClassLabel"} for key, labels in (names or {}).items()}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def lavis_captions(images: list[dict[str, object]], *, train: bool) -> list[dict[str, object]]:
+    """LAVIS rows of Karpathy images: a row a caption in train, a row an image elsewhere."""
+    rows: list[dict[str, object]] = []
+    for image in images:
+        folder = image.get("filepath", "flickr30k-images")
+        raws = [sentence["raw"] for sentence in image["sentences"]]  # type: ignore[attr-defined]
+        name = f"{folder}/{image['filename']}"
+        rows += (
+            [{"image": name, "caption": raw, "image_id": f"coco_{image['imgid']}"} for raw in raws]
+            if train
+            else [{"image": name, "caption": raws}]
+        )
+    return rows
+
+
+def lxmert_vqa(image_id: int, source: str = "val2014", **label: float) -> dict[str, object]:
+    return {
+        "question_id": image_id * 1000,
+        "img_id": f"COCO_{source}_{image_id:012d}",
+        "sent": "Is it red?",
+        "label": label,
+        "answer_type": "yes/no",
+        "question_type": "is it",
+    }
+
+
+def hub_vqa(image_id: int, *, answered: bool = True) -> dict[str, object]:
+    annotation = vqa_annotation(image_id)
+    kept = annotation if answered else {key: None for key in annotation}
+    question = vqa_question(image_id)
+    return {**kept, **question, "question_id": image_id * 1000, "image": {"bytes": png_bytes(), "path": "x.png"}}
+
+
+def hub_gqa(key: str, **changes: object) -> dict[str, object]:
+    """A row of `lmms-lab/GQA`, where lists of ids are strings."""
+    row = {"id": key, **gqa_question()} | changes
+    return {
+        name: value
+        for name, value in (row | {"entailed": "['07333409', '1']", "equivalent": "['07333408']"}).items()
+        if name != "annotations"
+    }

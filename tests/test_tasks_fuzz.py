@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks import load_task
-from tasks.errors import DatasetError
+from tasks.errors import DatasetError, PredictionError
 from tasks.gqa import read_choices, read_questions
+from tasks.json_stream import stream_records
 
 SCALARS = st.one_of(
     st.none(),
@@ -71,7 +72,25 @@ def _lines(records: Any) -> str:
     )
 
 
+def _csv(records: Any) -> str:
+    """Cells joined as they are: quotes and separators in them make broken CSV too."""
+    rows = records if isinstance(records, list) else [records]
+    header = "id,img,label,text"
+    cells = [[str(value) for value in row.values()] if isinstance(row, dict) else [str(row)] for row in rows]
+    return "\n".join([header, *(",".join(row) for row in cells)]).encode(errors="replace").decode()
+
+
 QUESTIONS, ANNOTATIONS = official.vqa_files([7, 8])
+TEST_IMAGES = [official.karpathy_image(4, "test"), official.karpathy_image(5, "test")]
+LAVIS_VQA = [
+    {"image": f"val2014/COCO_val2014_{k:012d}.jpg", "question": "Is it?", "question_id": k, "answer": ["yes"] * 10}
+    for k in (7, 8)
+]
+LXMERT_GQA = [
+    {"img_id": "n161313", "question_id": f"0{k}", "sent": "What color?", "label": {"red": 1.0}} for k in (7, 8)
+]
+LAVIS_VE = [{"image": f"{k}.jpg", "sentence": "He is tired.", "label": "neutral"} for k in range(3)]
+OWN = [{"image": f"{k}.png", "question": "what?", "answers": {"red": 1, "blue": 0.3}} for k in range(3)]
 CASES: dict[str, tuple[str, str, str, Any, Callable[[Any], str]]] = {
     "coco": ("coco", "test", "dataset_coco.json", official.coco(), json.dumps),
     "flickr30k": ("flickr30k", "test", "dataset_flickr30k.json", official.flickr(), json.dumps),
@@ -86,12 +105,37 @@ CASES: dict[str, tuple[str, str, str, Any, Callable[[Any], str]]] = {
         _lines,
     ),
     "memes": ("hateful_memes", "test", "test_seen.jsonl", [official.meme(1), official.meme(2, 0)], _lines),
+    "lavis captions": (
+        "coco",
+        "test",
+        "coco_karpathy_test.json",
+        official.lavis_captions(TEST_IMAGES, train=False),
+        json.dumps,
+    ),
+    "lavis rows": ("flickr30k", "train", "train.json", official.lavis_captions(TEST_IMAGES, train=True), json.dumps),
+    "lavis vqa": ("vqa", "train2014", "vqa_train.json", LAVIS_VQA, json.dumps),
+    "lxmert vqa": (
+        "vqa",
+        "minival",
+        "minival.json",
+        [official.lxmert_vqa(7, yes=1), official.lxmert_vqa(8, no=0.3)],
+        json.dumps,
+    ),
+    "lxmert gqa": ("gqa", "test", "testdev.json", LXMERT_GQA, json.dumps),
+    "lavis ve": ("snli_ve", "test", "ve_test.json", LAVIS_VE, json.dumps),
+    "csv": ("hateful_memes", "train", "train.csv", [official.meme(1), official.meme(2, 0)], _csv),
+    "own questions": ("questions", "test", "test.jsonl", OWN, _lines),
+    "own classes": ("classification", "test", "test.json", [{"image": "a.png", "label": "x"}], json.dumps),
+    "own pairs": ("pairs", "test", "test.jsonl", [{"image": "a.png", "caption": ["x", "y"]}], _lines),
     "factors": ("hateful_memes", "test", "factors.json", {"1": {"factor": "colour"}}, json.dumps),
 }
 
 
+ONE_EACH = ("gqa", "lavis vqa", "lxmert vqa", "lxmert gqa", "lavis ve", "own questions")
+
+
 @pytest.mark.parametrize("case", CASES)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_records(case: str, data: st.DataObject) -> None:
     task, split, name, original, encode = CASES[case]
@@ -99,13 +143,18 @@ def test_damaged_records(case: str, data: st.DataObject) -> None:
         folder = Path(scratch)
         official.write_vqa(folder, "val2014", [7, 8])
         official.write_lines(folder / "test_seen.jsonl", [official.meme(1), official.meme(2, 0)])
-        (folder / name).write_text(encode(data.draw(damaged(original))))
+        if task in ("questions", "classification", "pairs"):
+            (folder / "test_seen.jsonl").unlink()
+        content = data.draw(damaged(original))
+        (folder / name).write_text(encode(content))
         try:
             read = load_task(task).read(folder, split)
         except DatasetError as error:
             assert str(folder) in str(error)
             return
         assert read.examples
+        if case in ONE_EACH:  # no silent loss
+            assert len(read.examples) == len(content)
         for example in read.examples:
             example.id.encode(), example.text.encode(), example.image.encode()
             assert ".." not in Path(example.image).parts and not Path(example.image).is_absolute()
@@ -141,3 +190,67 @@ def test_damaged_gqa_metric_files(questions: Any, choices: Any) -> None:
                 read()
             except DatasetError as error:
                 assert scratch in str(error)
+
+
+RESULTS: dict[str, tuple[str, Any, Callable[[Any], str]]] = {
+    "vqa": ("vqa", [{"question_id": k, "answer": "yes"} for k in (7000, 8000)], json.dumps),
+    "gqa": ("gqa", [{"questionId": f"0{k}", "prediction": "red"} for k in (7, 8)], json.dumps),
+    "snli_ve": ("snli_ve", [{"pairID": f"{k}", "gold_label": "neutral"} for k in (7, 8)], _lines),
+    "own": ("questions", [{"id": f"{k}", "prediction": "red", "probability": 0.5} for k in (7, 8)], _lines),
+}
+
+
+@pytest.mark.parametrize("case", RESULTS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_damaged_predictions(case: str, data: st.DataObject) -> None:
+    """What is read has the records of the file, each once; else one PredictionError names the file."""
+    task, original, encode = RESULTS[case]
+    content = data.draw(damaged(original))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "said.json"
+        path.write_text(encode(content))
+        try:
+            found = load_task(task).predictions(path)
+        except PredictionError as error:
+            assert scratch in str(error) or "holds no predictions" in str(error)
+            return
+        assert len(found) == (len(content) if isinstance(content, list) else 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_parquet(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = official.write_parquet(Path(scratch) / "validation-00000-of-00001.parquet", [official.hub_vqa(7)])
+        whole = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(bytes(whole[: data.draw(st.integers(4, len(whole)))]))
+        try:
+            load_task("vqa").read(Path(scratch), "val2014")
+        except DatasetError as error:
+            assert scratch in str(error)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    records=st.lists(st.dictionaries(st.text(max_size=3), VALUES, max_size=3), max_size=6),
+    chunk=st.integers(1, 40),
+    indent=st.sampled_from([None, 1]),
+)
+def test_streaming_is_plain_decoding(records: Any, chunk: int, indent: int | None) -> None:
+    """Whatever the chunk, a stream yields what `json.loads` does, as a list, keyed and in an envelope."""
+    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.json_stream.CHUNK", chunk)
+        path = Path(scratch) / "x.json"
+        for content, envelope in ((records, None), ({"info": {}, "images": records, "z": 1}, "images")):
+            path.write_text(json.dumps(content, indent=indent))
+            assert repr([value for _, value in stream_records(path, envelope=envelope)]) == repr(records)
+        keyed = {str(number): record for number, record in enumerate(records)}
+        path.write_text(json.dumps(keyed, indent=indent))
+        assert repr(dict(stream_records(path))) == repr(keyed)
+        cut = path.read_text()[:-1]
+        path.write_text(cut)
+        with pytest.raises(DatasetError, match="is not JSON"):
+            list(stream_records(path))

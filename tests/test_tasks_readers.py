@@ -115,7 +115,7 @@ def test_gqa_test_split_has_no_answers_and_repeated_ids_are_not_lost(tmp_path: P
     path = tmp_path / "test_balanced_questions.json"
     path.write_text(bare % "")
     assert load_task("gqa").read(tmp_path, "test_balanced").examples[0].target is None
-    path.write_text(bare % ', "1": {}')
+    path.write_text(bare % ', "1": {"imageId": "4", "question": "Where?", "isBalanced": true}')
     with pytest.raises(DatasetError, match="twice"):
         load_task("gqa").read(tmp_path, "test_balanced")
 
