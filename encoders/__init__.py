@@ -20,7 +20,9 @@ BACKENDS: dict[str, str] = {
     "timm": "encoders.timm_encoder:load_timm",
     "open_clip": "encoders.open_clip_encoder:load_open_clip",
     "hf": "encoders.hf_encoder:load_hf",
+    "regions": "encoders.regions:load_regions",
     "demo": "encoders.demo:load_demo",
+    "file": "encoders.python_file:load_python_file",
 }
 ENTRY_POINTS = "multi_encoder_fusion.encoders"
 

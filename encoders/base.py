@@ -123,6 +123,10 @@ class FileEncoder(Encoder):
     reads = "files"
 
     @abstractmethod
+    def images(self) -> list[str]:
+        """The images that have features, as stems of their files."""
+
+    @abstractmethod
     def rows(self, paths: Sequence[Path]) -> Rows:
         """The features of these image files, in order, float32.
 

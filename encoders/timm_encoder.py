@@ -93,23 +93,27 @@ def _from_intermediate(taken: Any) -> TokenGrid:
     return TokenGrid(from_map(grid).prefix if prefix is None else prefix, from_map(grid).grid)
 
 
-def _with_layout(trunk: Any, features: Tensor, images: Tensor) -> TokenGrid:
+def _with_layout(trunk: Any, features: Any, images: Tensor) -> TokenGrid:
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"{type(trunk).__name__} gives features of shape {shape}, not a grid of tokens")
     if features.ndim == 4:
         if str(getattr(trunk, "output_fmt", "NCHW")).endswith("NHWC"):
             return from_map(features.permute(0, 3, 1, 2))
         return from_map(features)
-    num_prefix = int(getattr(trunk, "num_prefix_tokens", 0))
     height, width = int(images.shape[2]), int(images.shape[3])
     patches = getattr(trunk, "patch_embed", None)
-    if patches is not None and hasattr(patches, "dynamic_feat_size"):
-        rows, columns = patches.dynamic_feat_size((height, width))
-    else:
-        rows, columns = grid_shape(features.shape[1] - num_prefix, height=height, width=width) or (0, 0)
-    if features.ndim != 3 or num_prefix + rows * columns != features.shape[1]:
-        raise ValueError(
-            f"{type(trunk).__name__} gives features of shape {tuple(features.shape)}, not a grid of tokens"
-        )
-    return from_sequence(features, num_prefix=num_prefix, rows=int(rows), columns=int(columns))
+    prefixes = (int(trunk.num_prefix_tokens),) if hasattr(trunk, "num_prefix_tokens") else (0, 1)
+    for num_prefix in prefixes:
+        if hasattr(patches, "dynamic_feat_size"):
+            shape = patches.dynamic_feat_size((height, width))
+        else:
+            shape = grid_shape(features.shape[1] - num_prefix, height=height, width=width)
+        if shape is not None and num_prefix + shape[0] * shape[1] == features.shape[1]:
+            return from_sequence(features, num_prefix=num_prefix, rows=int(shape[0]), columns=int(shape[1]))
+    raise ValueError(
+        f"{type(trunk).__name__} gives {features.shape[1]} tokens of a {height}x{width} image, which are no grid"
+    )
 
 
 def _create(source: str, size: tuple[int, int] | None) -> nn.Module:
