@@ -90,13 +90,12 @@ class RegionFile(ABC):
             values = values.reshape(-1, values.shape[2])
         if corners is None:
             corners = np.tile(np.array([0, 0, 1, 1], np.float32), (len(values), 1))
-        count = _pick(arrays, COUNTS)
-        limit = len(values) if count is None else int(np.asarray(count).reshape(-1)[0])
-        values, corners = values[:limit], corners[:limit]
         if values.ndim != 2 or len(values) != len(corners) or not len(values):
             shapes = f"features {values.shape} and boxes {corners.shape}"
             raise EncoderError(f"{self.path}: {shapes} of image {image} are not regions")
-        return Region(values, corners)
+        count = _pick(arrays, COUNTS)
+        limit = len(values) if count is None else int(np.asarray(count).reshape(-1)[0])
+        return Region(values[:limit], corners[:limit])
 
     def _corners(self, image: str, arrays: Mapping[str, Any]) -> NDArray[np.float32] | None:
         unit, pixels = _pick(arrays, UNIT_BOXES), _pick(arrays, BOXES)

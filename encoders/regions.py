@@ -20,7 +20,7 @@ import torch
 from encoders.base import FileEncoder, Rows, digest_json
 from encoders.errors import EncoderError, nearest
 from encoders.preprocess import Preprocess
-from encoders.region_files import Entry, RegionFile, open_region_files
+from encoders.region_files import Entry, Region, RegionFile, open_region_files
 from encoders.spec import EncoderSpec
 
 INDEX = ".regions-index.json"
@@ -85,13 +85,13 @@ class RegionEncoder(FileEncoder):
         lengths = torch.tensor([len(features) for features, _ in regions], dtype=torch.int32)
         return Rows(torch.from_numpy(np.concatenate(features)), boxes, lengths)
 
-    def _read(self, path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _read(self, path: Path) -> Region:
         file, entry = self._entries[self._image(path)]
         region = file.read(entry)
         if region.features.shape[1] != self.width:
             wide = region.features.shape[1]
             raise EncoderError(f"{file.path}: features of {entry.image} have width {wide}, others {self.width}")
-        return region.features[: self._top], region.corners[: self._top]
+        return Region(region.features[: self._top], region.corners[: self._top])
 
     def _image(self, path: Path) -> str:
         if path.stem in self._entries:
