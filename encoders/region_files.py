@@ -122,9 +122,9 @@ class TsvFile(RegionFile):
             for line in handle:
                 if line.strip():
                     row = self._columns(line, place)
-                    # The last two columns are the long ones; their length in base64 says how long the rows are.
-                    rows = int(row["num_boxes"])
-                    width = len(_decoded(row["features"])) // 4 // max(1, rows)
+                    rows, text = int(row["num_boxes"]), row["features"]
+                    # Four characters of base64 are three bytes, less its padding; float32 has four bytes.
+                    width = (len(text) // 4 * 3 - text[-2:].count(b"=")) // 4 // max(1, rows)
                     found.append(Entry(row["image"].decode(), place, rows, width))
                 place += len(line)
         return found

@@ -32,19 +32,22 @@ TIMM = {
     "eva02_tiny_patch14_224": 1,
     "convnextv2_atto": 0,
     "swin_tiny_patch4_window7_224": 0,
-    "vit_tiny_r_s16_p8_224": 1,
     "volo_d1_224": 1,
+    "vit_tiny_r_s16_p8_224": 1,
     "xcit_nano_12_p16_224": 1,
     "vit_base_patch16_siglip_224": 0,
     "vit_base_patch16_clip_224": 1,
 }
+SMALL_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": [2, 1, 1, 1], "num_heads": [2, 2, 4, 4]}
+SMALL_VOLO = {"img_size": 64, "embed_dims": [24, 48, 48, 48], "num_heads": [2, 4, 4, 4]}
 SMALL = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
 ARGS: dict[str, dict[str, Any]] = {
     "vit_small_patch14_reg4_dinov2": {"img_size": 112},
     "vit_base_patch16_siglip_224": SMALL,
     "vit_base_patch16_clip_224": SMALL,
+    "swin_tiny_patch4_window7_224": SMALL_SWIN,
+    "volo_d1_224": SMALL_VOLO,
 }
-SMALL_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": [2, 1, 1, 1], "num_heads": [2, 2, 4, 4]}
 
 
 def flat(features: Tensor, width: int) -> Tensor:

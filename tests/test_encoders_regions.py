@@ -16,6 +16,7 @@ from encoders_regions import SIZES, boxes, features
 from encoders import load_encoder
 from encoders.base import FileEncoder
 from encoders.errors import EncoderError
+from encoders.store import FeatureStore
 
 FORMS: dict[str, Callable[[Path], None]] = {
     "bottom-up tsv": lambda folder: made.butd_tsv(folder / "karpathy_train.tsv.0"),
@@ -103,6 +104,18 @@ def test_images_are_found_by_stem_before_number(tmp_path: Path) -> None:
         encoder.rows([Path("b_8.jpg")])
     with pytest.raises(EncoderError, match="looks features up by file"):
         encoder.tokens(torch.zeros(1, 3, 8, 8))
+
+
+def test_rows_go_through_the_store(tmp_path: Path) -> None:
+    made.butd_tsv(tmp_path / "butd" / "a.tsv")
+    encoder = load(tmp_path / "butd", "?dtype=fp32")
+    found = encoder.rows([PATHS[3], PATHS[1]])
+    store = FeatureStore(tmp_path / "store", encoder)
+    store.write_part(["3" * 64, "1" * 64], found.tokens, lengths=found.lengths)
+    read = store.read(["1" * 64, "3" * 64])
+    assert read.valid.tolist() == [[True, False, False], [True, True, True]]
+    assert np.array_equal(read.tokens[0, :1].numpy(), features(1))
+    assert np.array_equal(read.tokens[1].numpy(), features(3))
 
 
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
