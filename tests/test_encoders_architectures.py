@@ -39,14 +39,13 @@ TIMM = {
     "vit_base_patch16_clip_224": 1,
 }
 SMALL_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": [2, 1, 1, 1], "num_heads": [2, 2, 4, 4]}
-SMALL_VOLO = {"img_size": 64, "embed_dims": [24, 48, 48, 48], "num_heads": [2, 4, 4, 4]}
 SMALL = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
 ARGS: dict[str, dict[str, Any]] = {
     "vit_small_patch14_reg4_dinov2": {"img_size": 112},
     "vit_base_patch16_siglip_224": SMALL,
     "vit_base_patch16_clip_224": SMALL,
     "swin_tiny_patch4_window7_224": SMALL_SWIN,
-    "volo_d1_224": SMALL_VOLO,
+    "volo_d1_224": {"img_size": 64},
 }
 
 
