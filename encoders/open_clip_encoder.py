@@ -1,5 +1,6 @@
 """Encoders by open_clip: the image tower of MODEL/PRETRAINED, of a hub repository (`hf-hub:org/name`), or of
-a local folder with `open_clip_config.json` and `open_clip_model.safetensors`.
+a local folder with `open_clip_config.json` and `open_clip_model.safetensors`. `load_zero_shot` keeps the text
+tower too.
 
 Tokens of a ViT tower are the last block's, class token first, after `ln_post` and before the projection into
 the shared space; with `layer` that block's, not normalised. (Towers with attentional pooling have their norm
@@ -9,21 +10,28 @@ gives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import open_clip  # type: ignore[import-untyped,unused-ignore]
 
-from encoders.base import Encoder, Forward, ModuleEncoder, one_line
-from encoders.checkpoint import local_files
+from encoders.base import Encoder, one_line
+from encoders.checkpoint import local_files, whole_patches
+from encoders.described import from_open_clip
 from encoders.errors import EncoderError, nearest
+from encoders.module import Forward, ModuleEncoder
+from encoders.options import Layer
 from encoders.pooling import TokenGrid, from_map
-from encoders.preprocess import from_open_clip
+from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError)
 
 
 def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
@@ -32,47 +40,107 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
     Raises:
         EncoderError: there is no such model, tag, folder or layer, or its weights cannot be had.
     """
-    model_name, pretrained = _source(spec)
-    try:
-        model = open_clip.create_model(model_name, pretrained=pretrained, require_pretrained=True, weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise EncoderError(f"open_clip cannot load encoder {spec}: {one_line(error)}") from error
+    model, model_name = create(spec)
     visual: Any = model.visual
+    whole_patches(spec, getattr(visual, "patch_size", None))
     return ModuleEncoder(
         spec,
         module=visual,
-        forward=tower_forward(visual, layer=spec.settings().layer),
+        forward=tower_forward(visual),
         preprocess=from_open_clip(visual.preprocess_cfg),
         architecture={"library": "open_clip", **_architecture(spec, model_name)},
         device=device,
     )
 
 
-def tower_forward(visual: Any, *, layer: int | None) -> Forward:
+class ZeroShot:
+    """Both towers of a contrastive model: how well texts fit images, without training.
+
+    Attributes:
+        preprocess: PIL image to the pixels that `scores` takes.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, device: str) -> None:
+        self._model, self._tokenizer, self._device = model.to(device), tokenizer, device
+        self.preprocess: Preprocess = from_open_clip(model.visual.preprocess_cfg)
+
+    @torch.no_grad()
+    def scores(self, images: Float[Tensor, "b 3 h w"], texts: Sequence[str]) -> Float[Tensor, "b t"]:
+        """Cosine of each image with each text, times the model's temperature, plus its bias where it has one."""
+        words = self._tokenizer(list(texts)).to(self._device)
+        image = self._model.encode_image(images.to(self._device), normalize=True)
+        text = self._model.encode_text(words, normalize=True)
+        scores: Tensor = self._model.logit_scale.exp() * image @ text.T
+        bias = getattr(self._model, "logit_bias", None)
+        return scores if bias is None else scores + bias
+
+
+def load_zero_shot(spec: EncoderSpec, *, device: str) -> ZeroShot:
+    """Both towers of the model that an `open_clip:` spec names; of its options only `size` counts.
+
+    Raises:
+        EncoderError: as `load_open_clip`, or the spec is of another backend, or the tokenizer cannot be had.
+    """
+    if spec.backend != "open_clip":
+        raise EncoderError(f"encoder {spec} has no text tower here: zero-shot scores need open_clip:MODEL/PRETRAINED")
+    model, model_name = create(spec)
+    try:
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except (*FAILURES, ImportError) as error:
+        raise EncoderError(f"open_clip has no tokenizer for encoder {spec}: {one_line(error)}") from error
+    return ZeroShot(model, tokenizer, device=device)
+
+
+def create(spec: EncoderSpec) -> tuple[Any, str]:
+    """The model with both towers, and open_clip's name for where it came from.
+
+    Raises:
+        EncoderError: as `load_open_clip`.
+    """
+    model_name, pretrained = _source(spec)
+    size = spec.settings().size
+    try:
+        model = open_clip.create_model(
+            model_name, pretrained=pretrained, require_pretrained=True, weights_only=True, force_image_size=size
+        )
+    except FAILURES as error:
+        raise EncoderError(f"open_clip cannot load encoder {spec}: {one_line(error)}") from error
+    return model.eval().requires_grad_(False), model_name
+
+
+def tower_forward(visual: Any) -> Forward:
     """An open_clip image tower's tokens with their layout."""
     if hasattr(visual, "trunk"):
         from encoders.timm_encoder import trunk_forward
 
-        return trunk_forward(visual.trunk, layer=layer)
-    normalise = layer is None and getattr(visual, "attn_pool", None) is None
-    index = -1 if layer is None else layer
+        return trunk_forward(visual.trunk)
 
-    def forward(images: Tensor) -> TokenGrid:
-        output = visual.forward_intermediates(
-            images,
-            indices=[index],
-            stop_early=True,
-            normalize_intermediates=normalise,
-            intermediates_only=True,
-            output_fmt="NCHW",
-            output_extra_tokens=True,
-        )
-        [features] = output["image_intermediates"]
-        tokens = from_map(features)
-        prefix = output.get("image_intermediates_prefix")
-        return TokenGrid(tokens.prefix if prefix is None else prefix[0], tokens.grid)
+    def forward(images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
+        numbers = [layer for layer in layers if layer is not None]
+        taken = dict(zip(numbers, _intermediates(visual, images, numbers), strict=True)) if numbers else {}
+        normalise = getattr(visual, "attn_pool", None) is None
+        final = _intermediates(visual, images, [-1], normalise=normalise) if None in layers else []
+        return [final[0] if layer is None else taken[layer] for layer in layers]
 
     return forward
+
+
+def _intermediates(visual: Any, images: Tensor, numbers: Sequence[int], *, normalise: bool = False) -> list[TokenGrid]:
+    """Those blocks' outputs, in the order asked; open_clip returns them in the model's."""
+    options = {"output_fmt": "NCHW", "output_extra_tokens": True, "intermediates_only": True}
+    if min(numbers) < 0 <= max(numbers):
+        count = len(visual.forward_intermediates(images[:1], indices=None, **options)["image_intermediates"])
+        numbers = [number + count if number < 0 else number for number in numbers]
+    order = sorted(set(numbers))
+    output = visual.forward_intermediates(
+        images, indices=order, stop_early=True, normalize_intermediates=normalise, **options
+    )
+    maps = [from_map(features) for features in output["image_intermediates"]]
+    prefixes = output.get("image_intermediates_prefix") or [found.prefix for found in maps]
+    found = {
+        number: TokenGrid(prefix, features.grid) for number, prefix, features in zip(order, prefixes, maps, strict=True)
+    }
+    return [found[number] for number in numbers]
 
 
 def _source(spec: EncoderSpec) -> tuple[str, str | None]:
@@ -97,4 +165,6 @@ def _architecture(spec: EncoderSpec, model_name: str) -> dict[str, Any]:
     config = open_clip.get_model_config(model_name) or {}
     config = config.get("model_cfg", config)
     tag = spec.name.partition("/")[2] if spec.local is None else ""
-    return {"vision": config.get("vision_cfg"), "quick_gelu": bool(config.get("quick_gelu")), "tag": tag}
+    described = {"vision": config.get("vision_cfg"), "quick_gelu": bool(config.get("quick_gelu")), "tag": tag}
+    size = spec.settings().size
+    return described if size is None else {**described, "size": list(size)}
