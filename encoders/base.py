@@ -1,8 +1,7 @@
-"""The contract of an encoder, and the one class that wraps a library's frozen module into it.
+"""The contract of an encoder: what every part of the toolkit may ask of one.
 
-A backend hands over the module, a function from pixels to a `TokenGrid`, the preprocessing and what defines
-the architecture; `ModuleEncoder` adds pooling, precision, boxes and the fingerprint. Other packages may
-subclass `Encoder` directly.
+Subclass `Encoder` where images are computed on, `FileEncoder` where features are looked up for image files.
+`encoders.module` wraps a library's frozen module into the contract; docs/own_encoder.md walks through both.
 """
 
 from __future__ import annotations
@@ -10,22 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from encoders.errors import EncoderError
-from encoders.pooling import TokenGrid, grid_boxes, pool_grid
+from encoders.pooling import grid_boxes
 from encoders.preprocess import Preprocess
-from encoders.spec import EncoderSpec
 
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = 2
 """Raised only when the same encoder and settings would give other values; part of every fingerprint."""
-
-Forward = Callable[[Tensor], TokenGrid]
 
 
 class Encoder(ABC):
@@ -36,114 +33,138 @@ class Encoder(ABC):
         name: what it is, without alias and options, such as `timm:vit_small_patch16_224`; no machine's paths.
         width: D, values per token.
         grid: rows and columns of grid tokens, after pooling.
+        num_grids: how many grids follow one another: layers joined by tokens, else one.
         num_prefix: class and register tokens, which come before the grid.
         num_params: parameters of the image tower.
         dtype: `fp16`, `fp32` or `bf16`, how features are stored.
         preprocess: PIL image to pixels.
-        fingerprint: SHA-256 in hex over everything that decides the values of the features.
+        fingerprint: SHA-256 in hex over everything that decides the values of the features: `identity()`, taken
+            when the encoder was ready.
+        views: how many deterministic views of an image are to be stored.
+        code: digest of the Python file that the encoder came from, where it came from one.
+        reads: whether it computes on pixels, or looks up image files (`FileEncoder`).
     """
 
     alias: str
     name: str
     width: int
     grid: tuple[int, int]
+    num_grids: int = 1
     num_prefix: int
     num_params: int
     dtype: str
     preprocess: Preprocess
     fingerprint: str
+    views: int = 1
+    code: str | None = None
+    reads: Literal["pixels", "files"] = "pixels"
 
     @abstractmethod
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """Preprocessed images to float32 tokens on the encoder's device: prefix first, then the grid row by
         row."""
 
+    def weights(self) -> Mapping[str, Tensor]:
+        """The live tensors that decide the values, by name: their bytes are part of the identity."""
+        return {}
+
+    def settings(self) -> Mapping[str, Any]:
+        """What beside weights, preprocessing and precision decides the values (architecture, layer, pooling), as
+        JSON values."""
+        return {}
+
+    def view(self, number: int) -> Encoder:
+        """The encoder of one view: view 0 is this encoder; others see a crop of the image, and have their own
+        fingerprint and boxes.
+
+        Raises:
+            EncoderError: the encoder has no such view.
+        """
+        if number != 0:
+            raise EncoderError(f"encoder {self.alias} has no view {number}: its views are 0 to {self.views - 1}")
+        return self
+
+    def identity(self) -> str:
+        """The fingerprint of the encoder as it is now: weights, preprocessing, settings, precision, code."""
+        return fingerprint_of(self, weights=digest_of(self.weights()))
+
+    @property
+    def pass_key(self) -> str:
+        """Encoders with one key can share a forward pass (`encoders.module.tokens_together`)."""
+        return self.fingerprint
+
     @property
     def num_tokens(self) -> int:
-        return self.num_prefix + self.grid[0] * self.grid[1]
+        return self.num_prefix + self.num_grids * self.grid[0] * self.grid[1]
 
     @property
     def boxes(self) -> Float[Tensor, "n 4"]:
-        """Where each token looks: centre x, centre y, width, height in 0-1; the whole image for a prefix."""
-        return grid_boxes(*self.grid, num_prefix=self.num_prefix)
+        """Where each token looks: centre x, centre y, width, height in 0-1 of what view 0 sees; the whole image
+        for a prefix."""
+        boxes = grid_boxes(*self.grid, num_prefix=self.num_prefix)
+        cells = boxes[self.num_prefix :]
+        return torch.cat([boxes[: self.num_prefix], *[cells] * self.num_grids])
 
 
-class ModuleEncoder(Encoder):
-    """A library's module, frozen.
+class Rows(NamedTuple):
+    """Features of several images, of different lengths: rows of all, one after the other."""
 
-    Args:
-        spec: how the user named it.
-        module: the image tower; its state dict is what the fingerprint covers.
-        forward: pixels to tokens with their layout, at the layer that the spec asks for.
-        architecture: what beside the weights decides the values (such as the number of heads), as JSON
-            values.
+    tokens: Float[Tensor, "rows d"]
+    boxes: Float[Tensor, "rows 4"]
+    lengths: Int[Tensor, " images"]
 
-    Raises:
-        EncoderError: the layer does not exist, or the grid is smaller than `pool`.
+
+class FileEncoder(Encoder):
+    """An encoder whose features were computed elsewhere, and are looked up for an image file.
+
+    `grid` is (1, most rows of an image); entries may have fewer, and each has its own boxes.
     """
 
-    def __init__(
-        self,
-        spec: EncoderSpec,
-        *,
-        module: nn.Module,
-        forward: Forward,
-        preprocess: Preprocess,
-        architecture: Mapping[str, Any],
-        device: str,
-    ) -> None:
-        settings = spec.settings()
-        self.alias = spec.alias
-        self.name = f"{spec.backend}:{spec.local.resolve().name if spec.local else spec.name}"
-        self.dtype = settings.dtype
-        self.preprocess = preprocess
-        self._pool = settings.pool
-        self._device = torch.device(device)
-        self._module = module.eval().requires_grad_(False).to(self._device)
-        self._forward = forward
-        probe = self._probe(spec)
-        self.width = probe.grid.shape[3]
-        self.grid = (probe.grid.shape[1], probe.grid.shape[2])
-        self.num_prefix = probe.prefix.shape[1]
-        self.num_params = sum(parameter.numel() for parameter in module.parameters())
-        self.fingerprint = _fingerprint(
-            module,
-            {
-                "extraction_version": EXTRACTION_VERSION,
-                "architecture": dict(architecture),
-                "preprocess": preprocess.describe(),
-                "layer": settings.layer,
-                "pool": settings.pool,
-                "dtype": settings.dtype,
-            },
-        )
+    reads = "files"
 
-    @torch.no_grad()
+    @abstractmethod
+    def rows(self, paths: Sequence[Path]) -> Rows:
+        """The features of these image files, in order, float32.
+
+        Raises:
+            EncoderError: there are none for a file; it is named.
+        """
+
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        images = images.to(self._device)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.dtype == "bf16"):
-            raw = self._forward(images)
-        return pool_grid(TokenGrid(raw.prefix.float(), raw.grid.float()), self._pool).flat()
+        """Refuses.
 
-    @torch.no_grad()
-    def _probe(self, spec: EncoderSpec) -> TokenGrid:
-        """One black image through the model: the library itself says which layers and shapes there are."""
-        height, width = self.preprocess.output
-        try:
-            raw = self._forward(torch.zeros(1, 3, height, width, device=self._device))
-        except (AssertionError, IndexError, ValueError, RuntimeError) as error:
-            raise EncoderError(f"encoder {spec} fails on a {height}x{width} image: {one_line(error)}") from error
-        rows, columns = raw.grid.shape[1:3]
-        if self._pool is not None and (self._pool[0] > rows or self._pool[1] > columns):
-            wanted = "x".join(map(str, self._pool))
-            raise EncoderError(f"pool={wanted} in encoder {spec} is larger than its grid, which is {rows}x{columns}")
-        return pool_grid(raw, self._pool)
+        Raises:
+            EncoderError: always; pixels do not say which image they are of.
+        """
+        raise EncoderError(f"encoder {self.alias} looks features up by file: call rows(paths), not tokens(images)")
 
 
-def _fingerprint(module: nn.Module, settings: Mapping[str, Any]) -> str:
-    """SHA-256 over the settings and every tensor's name, type, shape and bytes, in order of names."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+def fingerprint_of(encoder: Encoder, *, weights: str) -> str:
+    """SHA-256 in hex over an encoder's description and the digest of its weights."""
+    described = {
+        "extraction_version": EXTRACTION_VERSION,
+        "settings": dict(encoder.settings()),
+        "preprocess": encoder.preprocess.describe(),
+        "dtype": encoder.dtype,
+        "code": encoder.code,
+        "weights": weights,
+    }
+    return digest_json(described)
+
+
+def digest_json(value: Mapping[str, Any]) -> str:
+    """SHA-256 in hex over JSON values.
+
+    Raises:
+        TypeError: a value is none of JSON's, so that it might be written differently another time.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hex over every tensor's name, type, shape and bytes, in order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)

@@ -62,3 +62,13 @@ def read_json(spec: EncoderSpec, file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise EncoderError(f"encoder {spec}: {file} must hold a JSON object")
     return value
+
+
+def no_revision(spec: EncoderSpec) -> None:
+    """Refuses `revision` where it would be ignored.
+
+    Raises:
+        EncoderError: the spec has the option, but names no hub repository.
+    """
+    if revision := spec.settings().revision:
+        raise EncoderError(f"revision={revision} in encoder {spec}: only a hub repository, such as org/name, has one")

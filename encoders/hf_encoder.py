@@ -1,15 +1,16 @@
 """Encoders by transformers: a vision model through its Auto classes, from a hub repository or from a local
 folder with `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
-Tokens are `last_hidden_state`, or with `layer` that block's hidden state. Of two-tower models (CLIP, SigLIP)
+Tokens are `last_hidden_state`, or with `layer` those blocks' hidden states. Of two-tower models (CLIP, SigLIP)
 the vision tower is taken. Preprocessing is the checkpoint's, by the rules of transformers' PIL image
 processors, which are those that the checkpoints were trained with; its torchvision processors give slightly
-different pixels. Code in a repository is never run.
+different pixels (DINOv3 alone has no other). Code in a repository is never run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,14 +20,19 @@ from encoders import torchvision_compat  # noqa: F401  # isort: skip
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as transformers_logging
 
-from encoders.base import Encoder, Forward, ModuleEncoder, one_line
-from encoders.checkpoint import local_files, read_json
+from encoders.base import Encoder, one_line
+from encoders.checkpoint import local_files, no_revision, read_json
+from encoders.described import from_hf
 from encoders.errors import EncoderError
-from encoders.pooling import TokenGrid, from_map, from_sequence
-from encoders.preprocess import Preprocess, from_hf
+from encoders.module import Forward, ModuleEncoder
+from encoders.options import Layer
+from encoders.pooling import TokenGrid, from_map, from_sequence, grid_shape
+from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec
 
 FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError)
+COVERED = ("ConvNext", "Beit", "Levit", "DINOv3ViT")
+"""Image processors with steps of their own that `encoders.described.from_hf` follows."""
 
 
 def load_hf(spec: EncoderSpec, *, device: str) -> Encoder:
@@ -37,55 +43,68 @@ def load_hf(spec: EncoderSpec, *, device: str) -> Encoder:
             images.
     """
     folder = spec.local
+    settings = spec.settings()
     if folder is not None:
+        no_revision(spec)
         local_files(spec, folder, config="config.json", weights="model.safetensors", needs=("model_type",))
         if not (folder / "preprocessor_config.json").is_file():
             raise EncoderError(f"encoder {spec}: {folder} has no preprocessor_config.json")
         read_json(spec, folder / "preprocessor_config.json")
     source = spec.name if folder is None else str(folder)
     local_only = folder is not None
+    more: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}
+    if settings.revision:
+        more["revision"] = settings.revision
     try:
         with _quiet(local_only):
-            model = AutoModel.from_pretrained(
-                source,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=local_only,
-                dtype="float32",
-            )
+            model = AutoModel.from_pretrained(source, use_safetensors=True, dtype="float32", **more)
         processors: Any = AutoImageProcessor
-        processor = processors.from_pretrained(
-            source, backend="pil", trust_remote_code=False, local_files_only=local_only
-        )
+        processor = processors.from_pretrained(source, backend="pil", **more)
     except FAILURES as error:
         raise EncoderError(f"transformers cannot load encoder {spec}: {one_line(error)}") from error
     tower: Any = getattr(model, "vision_model", model)
+    if "pixel_values" not in inspect.signature(tower.forward).parameters:
+        raise EncoderError(f"encoder {spec} is a {type(model).__name__}, which takes no images")
+    size = {"size": list(settings.size)} if settings.size else {}
     return ModuleEncoder(
         spec,
         module=tower,
-        forward=vision_forward(tower, layer=spec.settings().layer),
+        forward=vision_forward(tower, interpolate=settings.size is not None),
         preprocess=_preprocess(spec, processor),
-        architecture={"library": "transformers", "config": _architecture(tower)},
+        architecture={"library": "transformers", "config": _architecture(tower), **size},
         device=device,
     )
 
 
-def vision_forward(tower: nn.Module, *, layer: int | None) -> Forward:
-    """A transformers vision model's tokens with their layout."""
-    config: Any = tower.config
+def vision_forward(tower: nn.Module, *, interpolate: bool = False) -> Forward:
+    """A transformers vision model's tokens with their layout.
 
-    def forward(images: Tensor) -> TokenGrid:
-        if layer is None:
-            states = tower(pixel_values=images).last_hidden_state
-        else:
-            # Entry 0 of the hidden states is the embedding, before any block.
-            hidden = tower(pixel_values=images, output_hidden_states=True).hidden_states
-            if not -len(hidden) < layer < len(hidden) - 1:
-                raise ValueError(f"layer={layer} is outside its {len(hidden) - 1} layers")
-            states = hidden[layer + 1 if layer >= 0 else layer]
-        return _with_layout(states, images, getattr(config, "patch_size", None))
+    Args:
+        interpolate: ask the model to fit its position embeddings to the image, where it only does so when asked.
+    """
+    config: Any = tower.config
+    asks = interpolate and "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters
+    more = {"interpolate_pos_encoding": True} if asks else {}
+
+    def forward(images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
+        numbers = [layer for layer in layers if layer is not None]
+        output = tower(pixel_values=images, output_hidden_states=bool(numbers), **more)
+        states = [_state(output, layer) for layer in layers]
+        return [_with_layout(state, images, getattr(config, "patch_size", None)) for state in states]
 
     return forward
+
+
+def _state(output: Any, layer: Layer) -> Tensor:
+    if layer is None:
+        final: Tensor = output.last_hidden_state
+        return final
+    # Entry 0 of the hidden states is the embedding, before any block.
+    hidden = output.hidden_states
+    if not -len(hidden) < layer < len(hidden) - 1:
+        raise ValueError(f"layer={layer} is outside its {len(hidden) - 1} layers")
+    state: Tensor = hidden[layer + 1 if layer >= 0 else layer]
+    return state
 
 
 def _with_layout(states: Tensor, images: Tensor, patch_size: Any) -> TokenGrid:
@@ -93,15 +112,16 @@ def _with_layout(states: Tensor, images: Tensor, patch_size: Any) -> TokenGrid:
         return from_map(states)
     if isinstance(patch_size, int):
         patch_size = (patch_size, patch_size)
-    length = states.shape[1]
+    length, height, width = states.shape[1], int(images.shape[2]), int(images.shape[3])
     if patch_size is not None:
-        rows, columns = images.shape[2] // int(patch_size[0]), images.shape[3] // int(patch_size[1])
+        rows, columns = height // int(patch_size[0]), width // int(patch_size[1])
         if rows * columns <= length:
             return from_sequence(states, num_prefix=length - rows * columns, rows=rows, columns=columns)
-    side = round(length**0.5)
-    if side * side != length:
-        raise ValueError(f"{length} tokens of width {states.shape[2]} are no grid")
-    return from_sequence(states, num_prefix=0, rows=side, columns=side)
+    # Fewer tokens than patches: a pyramid (Swin), whose last grid has no prefix.
+    shape = grid_shape(length, height=height, width=width)
+    if shape is None:
+        raise ValueError(f"{length} tokens of width {states.shape[2]} are no grid of a {height}x{width} image")
+    return from_sequence(states, num_prefix=0, rows=shape[0], columns=shape[1])
 
 
 @contextmanager
@@ -119,18 +139,19 @@ def _quiet(local: bool) -> Iterator[None]:
 
 
 def _preprocess(spec: EncoderSpec, processor: Any) -> Preprocess:
-    """The processor's description, where it follows the rules that `preprocess.from_hf` covers."""
+    """The processor's description, where it follows the rules that `described.from_hf` covers."""
     from transformers.image_processing_backends import PilBackend
 
     kind = type(processor)
     name = str(kind.__name__).removesuffix("Pil")
-    own = [step for step in ("resize", "center_crop", "_preprocess") if _overrides(kind, PilBackend, step)]
-    if own and not name.startswith("ConvNext"):
-        raise EncoderError(
-            f"encoder {spec}: {name} has its own {', '.join(own)}, which is not described as data here; "
-            "plain resize, crop, rescale and normalise work (ViT, BiT, CLIP, SigLIP, ConvNeXt)"
-        )
-    return from_hf({**processor.to_dict(), "image_processor_type": name})
+    if not name.startswith(COVERED):
+        own = [step for step in ("resize", "center_crop", "_preprocess") if _overrides(kind, PilBackend, step)]
+        if own or not issubclass(kind, PilBackend):
+            raise EncoderError(
+                f"encoder {spec}: {name} has its own {', '.join(own) or 'backend'}, which is not described as data "
+                f"here; plain resize, crop, rescale and normalise work (ViT, BiT, CLIP, SigLIP, {', '.join(COVERED)})"
+            )
+    return from_hf({**processor.to_dict(), "image_processor_type": name}, size=spec.settings().size)
 
 
 def _overrides(kind: type, base: type, step: str) -> bool:

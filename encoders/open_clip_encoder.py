@@ -1,5 +1,6 @@
 """Encoders by open_clip: the image tower of MODEL/PRETRAINED, of a hub repository (`hf-hub:org/name`), or of
-a local folder with `open_clip_config.json` and `open_clip_model.safetensors`.
+a local folder with `open_clip_config.json` and `open_clip_model.safetensors`. `load_zero_shot` keeps the text
+tower too.
 
 Tokens of a ViT tower are the last block's, class token first, after `ln_post` and before the projection into
 the shared space; with `layer` that block's, not normalised. (Towers with attentional pooling have their norm
@@ -9,6 +10,7 @@ gives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,14 +18,17 @@ from torch import Tensor
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import open_clip  # type: ignore[import-untyped,unused-ignore]
 
-from encoders.base import Encoder, Forward, ModuleEncoder, one_line
+from encoders.base import Encoder, one_line
 from encoders.checkpoint import local_files
+from encoders.described import from_open_clip
 from encoders.errors import EncoderError, nearest
+from encoders.module import Forward, ModuleEncoder
+from encoders.options import Layer
 from encoders.pooling import TokenGrid, from_map
-from encoders.preprocess import from_open_clip
 from encoders.spec import EncoderSpec
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError)
 
 
 def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
@@ -32,47 +37,68 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
     Raises:
         EncoderError: there is no such model, tag, folder or layer, or its weights cannot be had.
     """
-    model_name, pretrained = _source(spec)
-    try:
-        model = open_clip.create_model(model_name, pretrained=pretrained, require_pretrained=True, weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise EncoderError(f"open_clip cannot load encoder {spec}: {one_line(error)}") from error
+    model, model_name = create(spec)
     visual: Any = model.visual
     return ModuleEncoder(
         spec,
         module=visual,
-        forward=tower_forward(visual, layer=spec.settings().layer),
+        forward=tower_forward(visual),
         preprocess=from_open_clip(visual.preprocess_cfg),
         architecture={"library": "open_clip", **_architecture(spec, model_name)},
         device=device,
     )
 
 
-def tower_forward(visual: Any, *, layer: int | None) -> Forward:
+def create(spec: EncoderSpec) -> tuple[Any, str]:
+    """The model with both towers, and open_clip's name for where it came from.
+
+    Raises:
+        EncoderError: as `load_open_clip`.
+    """
+    model_name, pretrained = _source(spec)
+    size = spec.settings().size
+    try:
+        model = open_clip.create_model(
+            model_name, pretrained=pretrained, require_pretrained=True, weights_only=True, force_image_size=size
+        )
+    except FAILURES as error:
+        raise EncoderError(f"open_clip cannot load encoder {spec}: {one_line(error)}") from error
+    return model.eval().requires_grad_(False), model_name
+
+
+def tower_forward(visual: Any) -> Forward:
     """An open_clip image tower's tokens with their layout."""
     if hasattr(visual, "trunk"):
         from encoders.timm_encoder import trunk_forward
 
-        return trunk_forward(visual.trunk, layer=layer)
-    normalise = layer is None and getattr(visual, "attn_pool", None) is None
-    index = -1 if layer is None else layer
+        return trunk_forward(visual.trunk)
 
-    def forward(images: Tensor) -> TokenGrid:
-        output = visual.forward_intermediates(
-            images,
-            indices=[index],
-            stop_early=True,
-            normalize_intermediates=normalise,
-            intermediates_only=True,
-            output_fmt="NCHW",
-            output_extra_tokens=True,
-        )
-        [features] = output["image_intermediates"]
-        tokens = from_map(features)
-        prefix = output.get("image_intermediates_prefix")
-        return TokenGrid(tokens.prefix if prefix is None else prefix[0], tokens.grid)
+    def forward(images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
+        numbers = [layer for layer in layers if layer is not None]
+        taken = dict(zip(numbers, _intermediates(visual, images, numbers), strict=True)) if numbers else {}
+        normalise = getattr(visual, "attn_pool", None) is None
+        final = _intermediates(visual, images, [-1], normalise=normalise) if None in layers else []
+        return [final[0] if layer is None else taken[layer] for layer in layers]
 
     return forward
+
+
+def _intermediates(visual: Any, images: Tensor, numbers: Sequence[int], *, normalise: bool = False) -> list[TokenGrid]:
+    """Those blocks' outputs, in the order asked; open_clip returns them in the model's."""
+    options = {"output_fmt": "NCHW", "output_extra_tokens": True, "intermediates_only": True}
+    if min(numbers) < 0 <= max(numbers):
+        count = len(visual.forward_intermediates(images[:1], indices=None, **options)["image_intermediates"])
+        numbers = [number + count if number < 0 else number for number in numbers]
+    order = sorted(set(numbers))
+    output = visual.forward_intermediates(
+        images, indices=order, stop_early=True, normalize_intermediates=normalise, **options
+    )
+    maps = [from_map(features) for features in output["image_intermediates"]]
+    prefixes = output.get("image_intermediates_prefix") or [found.prefix for found in maps]
+    found = {
+        number: TokenGrid(prefix, features.grid) for number, prefix, features in zip(order, prefixes, maps, strict=True)
+    }
+    return [found[number] for number in numbers]
 
 
 def _source(spec: EncoderSpec) -> tuple[str, str | None]:
@@ -97,4 +123,6 @@ def _architecture(spec: EncoderSpec, model_name: str) -> dict[str, Any]:
     config = open_clip.get_model_config(model_name) or {}
     config = config.get("model_cfg", config)
     tag = spec.name.partition("/")[2] if spec.local is None else ""
-    return {"vision": config.get("vision_cfg"), "quick_gelu": bool(config.get("quick_gelu")), "tag": tag}
+    described = {"vision": config.get("vision_cfg"), "quick_gelu": bool(config.get("quick_gelu")), "tag": tag}
+    size = spec.settings().size
+    return described if size is None else {**described, "size": list(size)}

@@ -3,14 +3,15 @@ normalise.
 
 The description comes from the library's own account of the checkpoint (`from_timm`, `from_open_clip`,
 `from_hf`) and gives that library's pixels exactly, so each library's conventions of rounding, centring and
-arithmetic are part of it. Handed a decoded PIL image, hands on a `3 h w` tensor.
+arithmetic are part of it. Handed a decoded PIL image, hands on a `3 h w` tensor. `encoders.described` reads the
+libraries' accounts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import random
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from encoders.errors import EncoderError, nearest
 
@@ -31,6 +33,8 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+ANTIALIASED = ("bilinear", "bicubic")
+"""Filters that torch has for float values."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,10 @@ class Preprocess:
         fill: RGB of padding.
         scale: what a pixel level of 0-255 is multiplied by; None leaves it.
         arithmetic: `float32` divides by 255 and normalises in float32 (torchvision); `float64` multiplies by
-            `scale` in float64, then normalises in float32 (transformers). They differ in the last bit.
+            `scale` in float64, then normalises in float32 (transformers). They differ in the last bit. `tensor`
+            scales first, and resizes the float values with torch's antialiased filter (transformers' DINOv3).
         convert: whether the colour mode is changed before or after resizing; seen in palette images only.
+        view: 0 is the plain image; another number cuts `window` out of it and enlarges that to the same size.
     """
 
     resize: Literal["exact", "shortest", "cover", "contain", "none"]
@@ -63,8 +69,9 @@ class Preprocess:
     centring: Literal["round", "floor"] = "round"
     fill: tuple[int, int, int] = (0, 0, 0)
     scale: float | None = 1 / 255
-    arithmetic: Literal["float32", "float64"] = "float32"
+    arithmetic: Literal["float32", "float64", "tensor"] = "float32"
     convert: Literal["first", "last"] = "first"
+    view: int = 0
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -72,6 +79,11 @@ class Preprocess:
             raise EncoderError(f"interpolation {self.interpolation!r} in the preprocessing description: {hint}")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
             raise EncoderError(f"mean {self.mean} and std {self.std} must have three values, std none that is zero")
+        if self.arithmetic == "tensor" and (
+            self.resize != "exact" or self.crop is not None or self.interpolation not in ANTIALIASED
+        ):
+            asked = f"resize {self.resize!r}, crop {self.crop}, interpolation {self.interpolation!r}"
+            raise EncoderError(f"preprocessing that resizes float values with {asked} is not described as data here")
 
     @property
     def output(self) -> tuple[int, int]:
@@ -86,6 +98,19 @@ class Preprocess:
             raise EncoderError(f"preprocessing with resize {self.resize!r} and no crop has no fixed size")
         return self.size
 
+    @property
+    def window(self) -> tuple[float, float, float, float]:
+        """What the view sees of the plain image: left, top, width, height in 0-1.
+
+        Between half and nine tenths of the area, of the image's own aspect, drawn from the view's number: the same
+        for all images, so that a view's boxes are too. Nothing is mirrored, which would falsify words and sides.
+        """
+        if self.view == 0:
+            return 0.0, 0.0, 1.0, 1.0
+        draw = random.Random(self.view)
+        side = math.sqrt(draw.uniform(0.5, 0.9))
+        return draw.uniform(0, 1 - side), draw.uniform(0, 1 - side), side, side
+
     def describe(self) -> dict[str, Any]:
         """The whole description as JSON values; part of the fingerprint."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -93,16 +118,42 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 h w"]:
         if self.convert == "first" and image.mode != self.mode:
             image = image.convert(self.mode)
+        if self.arithmetic == "tensor":
+            return self._from_floats(image)
         image = self._resized(image)
         if self.crop is not None:
             image = self._cropped(image, self.crop)
         if image.mode != self.mode:
             image = image.convert(self.mode)
+        if self.view != 0:
+            left, top, width, height = self._window(image.size[1], image.size[0])
+            box = (left, top, left + width, top + height)
+            image = image.resize(image.size, INTERPOLATIONS[self.interpolation], box=box)
         pixels = np.asarray(image)
         planes = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
         for channel in range(3):
             np.take(self._levels[channel], pixels[:, :, channel], out=planes[channel])
         return torch.from_numpy(planes)
+
+    def _from_floats(self, image: Image.Image) -> Float[Tensor, "3 h w"]:
+        scale = 1.0 if self.scale is None else self.scale
+        values = torch.from_numpy(np.array(image.convert(self.mode))).permute(2, 0, 1).contiguous() * scale
+        values = self._enlarged(values, self.size)
+        if self.view != 0:
+            left, top, width, height = (round(edge) for edge in self._window(*values.shape[1:]))
+            values = self._enlarged(values[:, top : top + height, left : left + width], tuple(values.shape[1:]))
+        mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
+        return (values - mean) / std
+
+    def _enlarged(self, values: Float[Tensor, "3 h w"], size: tuple[int, ...]) -> Float[Tensor, "3 rows columns"]:
+        if tuple(values.shape[1:]) == size:
+            return values
+        mode = self.interpolation
+        return functional.interpolate(values[None], size=size, mode=mode, align_corners=False, antialias=True)[0]
+
+    def _window(self, height: int, width: int) -> tuple[float, float, float, float]:
+        left, top, across, down = self.window
+        return left * width, top * height, across * width, down * height
 
     @cached_property
     def _levels(self) -> NDArray[np.float32]:
@@ -151,88 +202,3 @@ class Preprocess:
             canvas.putpalette(image.getpalette() or [])
         canvas.paste(image, (before, 0) if axis == 0 else (0, before))
         return canvas
-
-
-def from_timm(config: Mapping[str, Any]) -> Preprocess:
-    """From `timm.data.resolve_model_data_config`; the pixels of `timm.data.create_transform(**config)`."""
-    height, width = int(config["input_size"][-2]), int(config["input_size"][-1])
-    percent = float(config.get("crop_pct") or 0.875)
-    size = math.floor(height / percent), math.floor(width / percent)
-    mean = tuple(float(v) for v in config["mean"])
-    base = Preprocess(
-        resize="shortest" if size[0] == size[1] else "cover",
-        size=size,
-        interpolation=str(config["interpolation"]),
-        crop=(height, width),
-        mean=mean,
-        std=tuple(float(v) for v in config["std"]),
-    )
-    if config.get("crop_mode") == "squash":
-        return replace(base, resize="exact")
-    if config.get("crop_mode") == "border":
-        red, green, blue = (round(255 * v) for v in mean)
-        return replace(base, resize="contain", fill=(red, green, blue))
-    return base
-
-
-def from_open_clip(config: Mapping[str, Any]) -> Preprocess:
-    """From a model's `visual.preprocess_cfg`; the pixels of `open_clip.transform.image_transform_v2`."""
-    size = config["size"]
-    height, width = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    base = Preprocess(
-        resize="shortest",
-        size=(height, width),
-        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-        crop=(height, width),
-        mean=tuple(float(v) for v in config["mean"]),
-        std=tuple(float(v) for v in config["std"]),
-        convert="last",
-    )
-    if config["resize_mode"] == "squash":
-        return replace(base, resize="exact", crop=None)
-    if config["resize_mode"] == "longest":
-        fill = int(config.get("fill_color") or 0)
-        return replace(base, resize="contain", fill=(fill, fill, fill))
-    return base if height == width else replace(base, resize="cover", interpolation="bicubic")
-
-
-def from_hf(config: Mapping[str, Any]) -> Preprocess:
-    """From an image processor's `to_dict()`; gives the pixels of transformers' PIL image processors.
-
-    Raises:
-        EncoderError: the description asks for something that is not covered (padding, sizes that vary).
-    """
-    name = str(config.get("image_processor_type") or "image processor")
-    filters = {int(value): key for key, value in INTERPOLATIONS.items()}
-    size, crop = _plain_size(config.get("size")), _plain_size(config.get("crop_size"))
-    normalise, do_crop = bool(config.get("do_normalize", True)), bool(config.get("do_center_crop"))
-    edge, square = size.get("shortest_edge"), (size.get("height"), size.get("width"))
-    target = (edge, edge) if edge else square
-    if config.get("do_pad") or size.get("longest_edge") or (config.get("do_resize", True) and None in target):
-        raise EncoderError(f"{name} with size {size} and padding {config.get('do_pad')} gives images no one fixed size")
-    base = Preprocess(
-        resize="none" if not config.get("do_resize", True) else "shortest" if edge else "exact",
-        size=(int(target[0] or 0), int(target[1] or 0)),
-        interpolation=filters[int(config.get("resample", Image.Resampling.BILINEAR))],
-        crop=(int(crop["height"]), int(crop["width"])) if do_crop else None,
-        mean=tuple(float(v) for v in config["image_mean"]) if normalise else (0.0, 0.0, 0.0),
-        std=tuple(float(v) for v in config["image_std"]) if normalise else (1.0, 1.0, 1.0),
-        centring="floor",
-        scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else None,
-        arithmetic="float64",
-    )
-    if name.startswith("ConvNext") and edge and base.resize == "shortest":
-        if edge >= 384:
-            return replace(base, resize="exact")
-        inner = int(edge / float(config.get("crop_pct", 224 / 256)))
-        return replace(base, size=(inner, inner), crop=(int(edge), int(edge)))
-    return base
-
-
-def _plain_size(size: Any) -> dict[str, int]:
-    """transformers writes sizes as a dict, an integer in old files, or an object; absent keys may be None."""
-    if size is None:
-        return {}
-    if isinstance(size, int):
-        return {"height": size, "width": size}
-    return {key: int(value) for key, value in dict(size).items() if value is not None}

@@ -1,8 +1,8 @@
 """How an encoder is named: `ALIAS=BACKEND:NAME?option=value&option=value`, as people type it and as configs
 keep it.
 
-Handed strings, hands on `EncoderSpec`. Everything that can be checked without loading a model is checked
-here, so that a mistyped flag fails at once; nothing heavy is imported.
+Handed strings, hands on `EncoderSpec`; the options are `encoders.options`. Everything that can be checked
+without loading a model is checked here, so that a mistyped flag fails at once; nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -12,25 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 from encoders.errors import EncoderError, nearest
+from encoders.options import Settings, layer_name, read_settings
 
 ALIAS = re.compile(r"[a-z0-9_-]+")
-OPTIONS: dict[str, str] = {
-    "layer": "one block or stage, from 0, or negative from the last; without it the library's final features",
-    "pool": "HxW: the grid averaged down to H rows and W columns, prefix tokens kept",
-    "dtype": "fp16 (default), fp32: computed in float32, stored so; bf16: computed under autocast, stored so",
-}
-DTYPES = ("fp16", "fp32", "bf16")
-
-
-class Settings(NamedTuple):
-    """The options of a spec as values; `None` is the library's final features, and the full grid."""
-
-    layer: int | None
-    pool: tuple[int, int] | None
-    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +26,7 @@ class EncoderSpec:
     Attributes:
         alias: the name that runs and reports use, of a-z 0-9 _ -.
         backend: which library loads it, a name in `encoders.BACKENDS` or another package's.
-        name: a hub name, or the path of a local checkpoint folder.
+        name: a hub name, or the path of a local checkpoint folder, of region features, or of a Python file.
         options: what follows the question mark, as typed.
     """
 
@@ -73,7 +59,7 @@ class EncoderSpec:
             raise EncoderError(f"unknown backend {backend!r} in encoder {text!r}: {nearest(backend, table)}")
         alias = given if equals else _derived_alias(backend, name)
         spec = cls(alias, backend, name, _parse_options(query, text))
-        if backend in _builtin():
+        if backend in _strict():
             spec.settings()
         return spec
 
@@ -97,22 +83,27 @@ class EncoderSpec:
         Raises:
             EncoderError: an option is unknown or has a value that it cannot have.
         """
-        for key in self.options:
-            if key not in OPTIONS:
-                raise EncoderError(f"unknown option {key!r} in encoder {self}: {nearest(key, OPTIONS)}")
-        layer, pool, dtype = (self.options.get(key) for key in ("layer", "pool", "dtype"))
-        if layer is not None and not re.fullmatch(r"-?[0-9]{1,4}", layer):
-            raise EncoderError(f"layer={layer!r} in encoder {self} must be one whole number, such as -2")
-        if pool is not None and not re.fullmatch(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}", pool):
-            raise EncoderError(f"pool={pool!r} in encoder {self} must be ROWSxCOLUMNS, such as 7x7")
-        if dtype is not None and dtype not in DTYPES:
-            raise EncoderError(f"dtype={dtype!r} in encoder {self}: {nearest(dtype, DTYPES)}")
-        rows, _, columns = (pool or "").partition("x")
-        return Settings(
-            layer=None if layer is None else int(layer),
-            pool=(int(rows), int(columns)) if pool else None,
-            dtype=dtype or DTYPES[0],
-        )
+        return read_settings(self.options, backend=self.backend, source=str(self))
+
+    def entries(self) -> list[EncoderSpec]:
+        """The encoders that this one spec names: several layers that are not joined are one each.
+
+        `vit=timm:NAME?layer=3,-2` names `vit-layer3` and `vit-layer-2`.
+        """
+        if self.backend not in _strict():
+            return [self]
+        settings = self.settings()
+        if len(settings.layers) == 1 or settings.join:
+            return [self]
+        names = [layer_name(layer) for layer in settings.layers]
+        return [
+            replace(
+                self,
+                alias=f"{self.alias}-{name}" if layer is None else f"{self.alias}-layer{name}",
+                options={**self.options, "layer": name},
+            )
+            for layer, name in zip(settings.layers, names, strict=True)
+        ]
 
     def at(self, backend: str, path: Path, defaults: Mapping[str, str]) -> EncoderSpec:
         """The same encoder from a folder by another backend; the user's options go before the defaults."""
@@ -120,14 +111,13 @@ class EncoderSpec:
 
 
 def parse_specs(texts: Iterable[str]) -> list[EncoderSpec]:
-    """Reads several specs, in order.
+    """Reads several specs, in order; one that names several layers without `join` gives one spec a layer.
 
     Raises:
         EncoderError: one is malformed, or two have one alias.
     """
     specs: dict[str, EncoderSpec] = {}
-    for text in texts:
-        spec = EncoderSpec.parse(text)
+    for spec in (entry for text in texts for entry in EncoderSpec.parse(text).entries()):
         if spec.alias in specs:
             raise EncoderError(
                 f"encoders {specs[spec.alias]} and {spec} share the alias {spec.alias!r}: "
@@ -169,6 +159,11 @@ def _builtin() -> Mapping[str, str]:
     from encoders import BACKENDS
 
     return BACKENDS
+
+
+def _strict() -> set[str]:
+    """Backends whose options are known here; code from a file, or of another package, may have its own."""
+    return set(_builtin()) - {"file"}
 
 
 def _backend_hint(word: str) -> str:

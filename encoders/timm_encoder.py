@@ -1,14 +1,14 @@
 """Encoders by timm: a model name, a Hugging Face hub repository (`timm:org/name`), or a local folder with
 timm's `config.json` and `model.safetensors`.
 
-Tokens are `forward_features`, or with `layer` the block or stage that `forward_intermediates` gives, not
-normalised.
+Tokens are `forward_features`, or with `layer` the blocks or stages that `forward_intermediates` gives, not
+normalised. With `size`, timm itself builds the model for it and interpolates the position embeddings.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,14 +17,17 @@ from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import timm
 from timm import data as timm_data
 
-from encoders.base import Encoder, Forward, ModuleEncoder, one_line
-from encoders.checkpoint import local_files, read_json
+from encoders.base import Encoder, one_line
+from encoders.checkpoint import local_files, no_revision, read_json
+from encoders.described import from_timm
 from encoders.errors import EncoderError, nearest
-from encoders.pooling import TokenGrid, from_map, from_sequence
-from encoders.preprocess import from_timm
+from encoders.module import Forward, ModuleEncoder
+from encoders.options import Layer
+from encoders.pooling import TokenGrid, from_map, from_sequence, grid_shape
 from encoders.spec import EncoderSpec
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError)
 
 
 def load_timm(spec: EncoderSpec, *, device: str) -> Encoder:
@@ -34,53 +37,60 @@ def load_timm(spec: EncoderSpec, *, device: str) -> Encoder:
         EncoderError: there is no such model, folder or layer, or its weights cannot be had.
     """
     source = _source(spec)
+    size = spec.settings().size
     try:
-        module = timm.create_model(source, pretrained=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
+        module = _create(source, size)
+    except FAILURES as error:
         raise EncoderError(f"timm cannot load encoder {spec}: {one_line(error)}") from error
     trunk: Any = module
     library_data: Any = timm_data
     if hasattr(trunk, "reset_classifier"):
         trunk.reset_classifier(0)  # features need no head, and another head is no other encoder
+    asked = {} if size is None else {"input_size": (3, *size)}
     return ModuleEncoder(
         spec,
         module=module,
-        forward=trunk_forward(module, layer=spec.settings().layer),
-        preprocess=from_timm(library_data.resolve_model_data_config(module)),
+        forward=trunk_forward(module),
+        preprocess=from_timm(library_data.resolve_model_data_config(module, args=asked)),
         architecture=_architecture(spec, trunk.pretrained_cfg),
         device=device,
     )
 
 
-def trunk_forward(module: nn.Module, *, layer: int | None) -> Forward:
+def trunk_forward(module: nn.Module) -> Forward:
     """A timm model's tokens with their layout, for any model with token or map features."""
     trunk: Any = module
 
-    def final(images: Tensor) -> TokenGrid:
-        return _with_layout(trunk, trunk.forward_features(images), images)
+    def forward(images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
+        numbers = [layer for layer in layers if layer is not None]
+        taken = dict(zip(numbers, _intermediates(trunk, images, numbers), strict=True)) if numbers else {}
+        final = [_with_layout(trunk, trunk.forward_features(images), images)] if None in layers else []
+        return [final[0] if layer is None else taken[layer] for layer in layers]
 
-    def intermediate(images: Tensor) -> TokenGrid:
-        takes = inspect.signature(trunk.forward_intermediates).parameters
-        more = {"return_prefix_tokens": True} if "return_prefix_tokens" in takes else {}
-        [taken] = trunk.forward_intermediates(
-            images,
-            indices=[layer],
-            output_fmt="NCHW",
-            norm=False,
-            stop_early=True,
-            intermediates_only=True,
-            **more,
-        )
-        if isinstance(taken, Tensor):
-            return from_map(taken)
-        grid, prefix = taken
-        return TokenGrid(from_map(grid).prefix if prefix is None else prefix, from_map(grid).grid)
+    return forward
 
-    if layer is None:
-        return final
+
+def _intermediates(trunk: Any, images: Tensor, numbers: Sequence[int]) -> list[TokenGrid]:
+    """Those blocks' or stages' outputs, in the order asked; timm returns them in the model's."""
     if not hasattr(trunk, "forward_intermediates"):
-        raise EncoderError(f"layer={layer}: timm gives no intermediate features of {type(module).__name__}")
-    return intermediate
+        raise ValueError(f"timm gives no intermediate features of {type(trunk).__name__}; leave layer={numbers} away")
+    takes = inspect.signature(trunk.forward_intermediates).parameters
+    more = {"return_prefix_tokens": True} if "return_prefix_tokens" in takes else {}
+    options = {"output_fmt": "NCHW", "norm": False, "intermediates_only": True, **more}
+    if min(numbers) < 0 <= max(numbers):
+        count = len(trunk.forward_intermediates(images[:1], indices=None, **options))
+        numbers = [number + count if number < 0 else number for number in numbers]
+    order = sorted(set(numbers))
+    taken = trunk.forward_intermediates(images, indices=order, stop_early=True, **options)
+    found = dict(zip(order, taken, strict=True))
+    return [_from_intermediate(found[number]) for number in numbers]
+
+
+def _from_intermediate(taken: Any) -> TokenGrid:
+    if isinstance(taken, Tensor):
+        return from_map(taken)
+    grid, prefix = taken
+    return TokenGrid(from_map(grid).prefix if prefix is None else prefix, from_map(grid).grid)
 
 
 def _with_layout(trunk: Any, features: Tensor, images: Tensor) -> TokenGrid:
@@ -89,12 +99,12 @@ def _with_layout(trunk: Any, features: Tensor, images: Tensor) -> TokenGrid:
             return from_map(features.permute(0, 3, 1, 2))
         return from_map(features)
     num_prefix = int(getattr(trunk, "num_prefix_tokens", 0))
-    height, width = images.shape[2:]
+    height, width = int(images.shape[2]), int(images.shape[3])
     patches = getattr(trunk, "patch_embed", None)
     if patches is not None and hasattr(patches, "dynamic_feat_size"):
         rows, columns = patches.dynamic_feat_size((height, width))
     else:
-        rows = columns = round((features.shape[1] - num_prefix) ** 0.5)
+        rows, columns = grid_shape(features.shape[1] - num_prefix, height=height, width=width) or (0, 0)
     if features.ndim != 3 or num_prefix + rows * columns != features.shape[1]:
         raise ValueError(
             f"{type(trunk).__name__} gives features of shape {tuple(features.shape)}, not a grid of tokens"
@@ -102,13 +112,28 @@ def _with_layout(trunk: Any, features: Tensor, images: Tensor) -> TokenGrid:
     return from_sequence(features, num_prefix=num_prefix, rows=int(rows), columns=int(columns))
 
 
+def _create(source: str, size: tuple[int, int] | None) -> nn.Module:
+    """The model with its weights, for an input size where it is built for one; convolutions take any."""
+    if size is None:
+        return timm.create_model(source, pretrained=True)
+    try:
+        return timm.create_model(source, pretrained=True, img_size=size)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(source, pretrained=True)
+
+
 def _source(spec: EncoderSpec) -> str:
     folder = spec.local
     if folder is not None:
+        no_revision(spec)
         local_files(spec, folder, config=CONFIG, weights=WEIGHTS, needs=("architecture",))
         return f"local-dir:{folder}"
     if "/" in spec.name:
-        return f"hf-hub:{spec.name}"
+        revision = spec.settings().revision
+        return f"hf-hub:{spec.name}" + (f"@{revision}" if revision else "")
+    no_revision(spec)
     if not timm.is_model(spec.name.partition(".")[0]):
         raise EncoderError(f"unknown timm model in encoder {spec}: {nearest(spec.name, timm.list_models())}")
     tags = [name for name in timm.list_pretrained(f"{spec.name.partition('.')[0]}*")]
@@ -122,4 +147,6 @@ def _architecture(spec: EncoderSpec, pretrained: Mapping[str, Any]) -> dict[str,
     folder = spec.local
     config = {} if folder is None else read_json(spec, folder / CONFIG)
     arguments = config.get("model_args", {})
-    return {"library": "timm", "model": pretrained.get("architecture"), "arguments": arguments}
+    described = {"library": "timm", "model": pretrained.get("architecture"), "arguments": arguments}
+    size = spec.settings().size
+    return described if size is None else {**described, "size": list(size)}

@@ -53,8 +53,7 @@ def configure(args: argparse.Namespace) -> RunConfig:
     config = settings.read_config(args.config) if args.config else settings.preset(args.preset or "demo")
     if args.encoders:
         specs = parse_specs(args.encoders)
-        named = zip(specs, args.encoders, strict=True)
-        config = replace(config, encoders={s.alias: text.removeprefix(f"{s.alias}=") for s, text in named})
+        config = replace(config, encoders={spec.alias: str(spec).removeprefix(f"{spec.alias}=") for spec in specs})
     images = dict(config.images)
     for item in args.images:
         task, equals, folder = item.partition("=")

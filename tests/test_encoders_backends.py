@@ -12,8 +12,8 @@ from encoders_folders import convnext_processor, hf_folder, open_clip_folder, pi
 
 from encoders import load_encoder
 from encoders.base import Encoder
+from encoders.described import from_hf, from_open_clip, from_timm
 from encoders.errors import EncoderError
-from encoders.preprocess import from_hf, from_open_clip, from_timm
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 SHAPES = [(96, 80), (80, 96), (64, 64), (65, 131), (40, 30), (300, 63)]

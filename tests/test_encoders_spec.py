@@ -11,18 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.errors import EncoderError
-from encoders.spec import EncoderSpec, Settings, parse_specs
+from encoders.options import Settings
+from encoders.spec import EncoderSpec, parse_specs
 
 
 def test_full_spec_is_read() -> None:
     spec = EncoderSpec.parse("clip=open_clip:ViT-B-32/openai?pool=4x3&layer=-2&dtype=bf16")
     assert (spec.alias, spec.backend, spec.name) == ("clip", "open_clip", "ViT-B-32/openai")
-    assert spec.settings() == Settings(layer=-2, pool=(4, 3), dtype="bf16")
+    assert spec.settings() == Settings(layers=(-2,), pool=(4, 3), dtype="bf16")
     assert str(spec) == "clip=open_clip:ViT-B-32/openai?pool=4x3&layer=-2&dtype=bf16"
 
 
 def test_defaults() -> None:
-    assert EncoderSpec.parse("demo:vit").settings() == Settings(layer=None, pool=None, dtype="fp16")
+    expected = Settings((None,), join=None, pool=None, prefix="keep", size=None, dtype="fp16", views=1)
+    assert EncoderSpec.parse("demo:vit").settings() == expected
 
 
 @pytest.mark.parametrize(

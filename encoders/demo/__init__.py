@@ -33,7 +33,7 @@ def load_demo(spec: EncoderSpec, *, device: str) -> Encoder:
     from encoders import BACKENDS, load_encoder
     from encoders.checkpoint import read_json
     from encoders.errors import EncoderError, nearest
-    from encoders.spec import OPTIONS
+    from encoders.options import OPTIONS
 
     if spec.name not in demo_names():
         raise EncoderError(f"unknown demo encoder {spec.name!r} in {spec}: {nearest(spec.name, demo_names())}")

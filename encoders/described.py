@@ -1,0 +1,130 @@
+"""Preprocessing as the libraries describe it: timm's data config, open_clip's preprocess config, transformers'
+image processors.
+
+Handed those descriptions, hands on `Preprocess` objects that give the library's pixels exactly. Where an input
+size is asked for, the description is changed as the library would change it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+
+from encoders.errors import EncoderError
+from encoders.preprocess import INTERPOLATIONS, Preprocess
+
+
+def from_timm(config: Mapping[str, Any]) -> Preprocess:
+    """From `timm.data.resolve_model_data_config`; the pixels of `timm.data.create_transform(**config)`."""
+    height, width = int(config["input_size"][-2]), int(config["input_size"][-1])
+    percent = float(config.get("crop_pct") or 0.875)
+    size = math.floor(height / percent), math.floor(width / percent)
+    mean = tuple(float(v) for v in config["mean"])
+    base = Preprocess(
+        resize="shortest" if size[0] == size[1] else "cover",
+        size=size,
+        interpolation=str(config["interpolation"]),
+        crop=(height, width),
+        mean=mean,
+        std=tuple(float(v) for v in config["std"]),
+    )
+    if config.get("crop_mode") == "squash":
+        return replace(base, resize="exact")
+    if config.get("crop_mode") == "border":
+        red, green, blue = (round(255 * v) for v in mean)
+        return replace(base, resize="contain", fill=(red, green, blue))
+    return base
+
+
+def from_open_clip(config: Mapping[str, Any]) -> Preprocess:
+    """From a model's `visual.preprocess_cfg`; the pixels of `open_clip.transform.image_transform_v2`."""
+    size = config["size"]
+    height, width = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    base = Preprocess(
+        resize="shortest",
+        size=(height, width),
+        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+        crop=(height, width),
+        mean=tuple(float(v) for v in config["mean"]),
+        std=tuple(float(v) for v in config["std"]),
+        convert="last",
+    )
+    if config["resize_mode"] == "squash":
+        return replace(base, resize="exact", crop=None)
+    if config["resize_mode"] == "longest":
+        fill = int(config.get("fill_color") or 0)
+        return replace(base, resize="contain", fill=(fill, fill, fill))
+    return base if height == width else replace(base, resize="cover", interpolation="bicubic")
+
+
+def from_hf(config: Mapping[str, Any], *, size: tuple[int, int] | None = None) -> Preprocess:
+    """From an image processor's `to_dict()`; gives the pixels of transformers' PIL image processors, and of
+    DINOv3's, which works on float values.
+
+    Args:
+        size: height and width to give in place of the checkpoint's. A square one is what the processor gives when
+            its own sizes are set so; transformers has no rule for others that keep the aspect, so those cover the
+            size in the same proportion and are cut.
+
+    Raises:
+        EncoderError: the description asks for something that is not covered (padding, sizes that vary).
+    """
+    name = str(config.get("image_processor_type") or "image processor")
+    filters = {int(value): key for key, value in INTERPOLATIONS.items()}
+    given, crop = _plain_size(config.get("size")), _plain_size(config.get("crop_size"))
+    normalise, do_crop = bool(config.get("do_normalize", True)), bool(config.get("do_center_crop"))
+    edge, square = given.get("shortest_edge"), (given.get("height"), given.get("width"))
+    target = (edge, edge) if edge else square
+    if config.get("do_pad") or given.get("longest_edge") or (config.get("do_resize", True) and None in target):
+        pads = config.get("do_pad")
+        raise EncoderError(f"{name} with size {given} and padding {pads} gives images no one fixed size")
+    base = Preprocess(
+        resize="none" if not config.get("do_resize", True) else "shortest" if edge else "exact",
+        size=(int(target[0] or 0), int(target[1] or 0)),
+        interpolation=filters[int(config.get("resample", Image.Resampling.BILINEAR))],
+        crop=(int(crop["height"]), int(crop["width"])) if do_crop else None,
+        mean=tuple(float(v) for v in config["image_mean"]) if normalise else (0.0, 0.0, 0.0),
+        std=tuple(float(v) for v in config["image_std"]) if normalise else (1.0, 1.0, 1.0),
+        centring="floor",
+        scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else None,
+        arithmetic="tensor" if name.startswith("DINOv3ViT") else "float64",
+    )
+    if name.startswith("Levit") and base.resize == "shortest":
+        inner = int(256 / 224 * base.size[0])
+        base = replace(base, size=(inner, inner))
+    if name.startswith("ConvNext") and base.resize == "shortest":
+        return _convnext(base, size or base.size, fraction=float(config.get("crop_pct", 224 / 256)))
+    return base if size is None else _resized(base, size)
+
+
+def _convnext(base: Preprocess, size: tuple[int, int], *, fraction: float) -> Preprocess:
+    """transformers' ConvNeXt: from 384 pixels exact, below the shortest edge over `fraction`, and a centre crop."""
+    if min(size) >= 384:
+        return replace(base, resize="exact", size=size)
+    inner = int(size[0] / fraction), int(size[1] / fraction)
+    return replace(base, resize="shortest" if size[0] == size[1] else "cover", size=inner, crop=size)
+
+
+def _resized(base: Preprocess, size: tuple[int, int]) -> Preprocess:
+    """For another input size: an exact size is replaced; a shortest edge keeps its proportion to the crop."""
+    if base.resize == "none":
+        return replace(base, crop=size)
+    if base.resize == "exact":
+        return replace(base, size=size, crop=None if base.crop is None else size)
+    if base.crop is None:
+        return base
+    inner = size[0] * base.size[0] // base.crop[0], size[1] * base.size[0] // base.crop[1]
+    return replace(base, resize="shortest" if inner[0] == inner[1] else "cover", size=inner, crop=size)
+
+
+def _plain_size(size: Any) -> dict[str, int]:
+    """transformers writes sizes as a dict, an integer in old files, or an object; absent keys may be None."""
+    if size is None:
+        return {}
+    if isinstance(size, int):
+        return {"height": size, "width": size}
+    return {key: int(value) for key, value in dict(size).items() if value is not None}

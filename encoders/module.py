@@ -1,0 +1,178 @@
+"""The class that wraps a library's frozen module into an `Encoder`.
+
+A backend hands over the module, a function from pixels to a `TokenGrid` for each layer, the preprocessing and
+what defines the architecture; this adds pooling, joined layers, precision, views, boxes and the fingerprint.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from encoders.base import Encoder, digest_json, digest_of, fingerprint_of, one_line
+from encoders.errors import EncoderError
+from encoders.options import Layer
+from encoders.pooling import TokenGrid, join_tokens, join_width, pool_grid, view_boxes
+from encoders.preprocess import Preprocess
+from encoders.spec import EncoderSpec
+
+Forward = Callable[[Tensor, Sequence[Layer]], list[TokenGrid]]
+"""Pixels and layers -> those layers' tokens, in order; None is the final features."""
+
+
+class ModuleEncoder(Encoder):
+    """A library's module, frozen.
+
+    Args:
+        spec: how the user named it.
+        module: the image tower; its state dict is what the fingerprint covers.
+        forward: pixels and layers to tokens with their layout.
+        architecture: what beside the weights decides the values (such as the number of heads), as JSON
+            values.
+
+    Raises:
+        EncoderError: a layer does not exist, layers do not fit the way they are joined, or the grid is smaller
+            than `pool`.
+    """
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        *,
+        module: nn.Module,
+        forward: Forward,
+        preprocess: Preprocess,
+        architecture: Mapping[str, Any],
+        device: str,
+    ) -> None:
+        options = spec.settings()
+        if len(options.layers) > 1 and options.join is None:
+            raise EncoderError(
+                f"encoder {spec} names {len(options.layers)} layers: add join=width or join=tokens, or name one "
+                f"encoder a layer, such as {spec.entries()[0]}"
+            )
+        self.alias = spec.alias
+        self.name = f"{spec.backend}:{spec.local.resolve().name if spec.local else spec.name}"
+        self.dtype = options.dtype
+        self.preprocess = preprocess
+        self.views = options.views
+        self._options = options
+        self._architecture = dict(architecture)
+        self._view = 0
+        self._device = torch.device(device)
+        self._module = module.eval().requires_grad_(False).to(self._device)
+        self._forward = forward
+        self._measure(spec)
+        self.num_params = sum(parameter.numel() for parameter in module.parameters())
+        self._digest = digest_of(self.weights())
+        self.fingerprint = fingerprint_of(self, weights=self._digest)
+
+    def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        return self.tokens_of([self], images)[0]
+
+    @torch.no_grad()
+    def tokens_of(self, members: Sequence[ModuleEncoder], images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """The tokens of encoders that share this one's `pass_key`, from one pass."""
+        assert {member.pass_key for member in members} == {self.pass_key}
+        layers = list(dict.fromkeys(layer for member in members for layer in member._options.layers))
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.dtype == "bf16"):
+            raw = self._forward(images.to(self._device), layers)
+        found = {
+            layer: TokenGrid(grid.prefix.float(), grid.grid.float()) for layer, grid in zip(layers, raw, strict=True)
+        }
+        return [member._finished([found[layer] for layer in member._options.layers]) for member in members]
+
+    def weights(self) -> Mapping[str, Tensor]:
+        state: dict[str, Tensor] = self._module.state_dict()
+        return state
+
+    def settings(self) -> Mapping[str, Any]:
+        options = self._options
+        return {
+            "architecture": self._architecture,
+            "layers": list(options.layers),
+            "join": options.join,
+            "pool": options.pool,
+            "prefix": options.prefix,
+        }
+
+    def view(self, number: int) -> Encoder:
+        if not 0 <= number < self.views:
+            raise EncoderError(f"encoder {self.alias} has no view {number}: its views are 0 to {self.views - 1}")
+        if number == self._view:
+            return self
+        other = copy.copy(self)
+        other._view = number
+        other.preprocess = replace(self.preprocess, view=number)
+        other.fingerprint = fingerprint_of(other, weights=self._digest)
+        return other
+
+    @property
+    def pass_key(self) -> str:
+        precision = "bfloat16" if self.dtype == "bf16" else "float32"
+        described = [self._architecture, self.preprocess.describe(), precision, self._digest]
+        return digest_json({"pass": described})
+
+    @property
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        return view_boxes(super().boxes, self.preprocess.window)
+
+    def _finished(self, layers: Sequence[TokenGrid]) -> Float[Tensor, "b n d"]:
+        """Layers pooled and joined."""
+        pooled = self._pooled(layers)
+        return join_tokens(pooled) if self._options.join == "tokens" else join_width(pooled).flat()
+
+    def _pooled(self, layers: Sequence[TokenGrid]) -> list[TokenGrid]:
+        if self._options.prefix == "drop":
+            layers = [TokenGrid(layer.prefix[:, :0], layer.grid) for layer in layers]
+        return [pool_grid(layer, self._options.pool) for layer in layers]
+
+    @torch.no_grad()
+    def _measure(self, spec: EncoderSpec) -> None:
+        """One black image through the model: the library itself says which layers and shapes there are."""
+        height, width = self.preprocess.output
+        options = self._options
+        try:
+            raw = self._forward(torch.zeros(1, 3, height, width, device=self._device), options.layers)
+            if not all(layer.grid.numel() for layer in raw):
+                raise ValueError("the image is smaller than one token")
+        except (AssertionError, IndexError, ValueError, RuntimeError, TypeError) as error:
+            raise EncoderError(f"encoder {spec} fails on a {height}x{width} image: {one_line(error)}") from error
+        for layer in raw:
+            rows, columns = layer.grid.shape[1:3]
+            if options.pool is not None and (options.pool[0] > rows or options.pool[1] > columns):
+                wanted = "x".join(map(str, options.pool))
+                raise EncoderError(
+                    f"pool={wanted} in encoder {spec} is larger than its grid, which is {rows}x{columns}"
+                )
+        pooled = self._pooled(raw)
+        try:
+            tokens = join_tokens(pooled) if options.join == "tokens" else join_width(pooled).flat()
+        except ValueError as error:
+            raise EncoderError(f"encoder {spec}: {error}") from error
+        self.width = tokens.shape[2]
+        self.grid = (pooled[0].grid.shape[1], pooled[0].grid.shape[2])
+        self.num_grids = len(pooled) if options.join == "tokens" else 1
+        self.num_prefix = tokens.shape[1] - self.num_grids * self.grid[0] * self.grid[1]
+
+
+def tokens_together(encoders: Sequence[Encoder], images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
+    """Each encoder's tokens of the same pixels; encoders with one `pass_key` (one model at several layers,
+    poolings or joins) share a forward pass. Values are those of `tokens`."""
+    groups: dict[str, list[int]] = {}
+    for position, encoder in enumerate(encoders):
+        groups.setdefault(encoder.pass_key, []).append(position)
+    found: dict[int, Tensor] = {}
+    for positions in groups.values():
+        members = [encoders[position] for position in positions]
+        modules = [member for member in members if isinstance(member, ModuleEncoder)]
+        shared = len(modules) == len(members) > 1
+        tokens = modules[0].tokens_of(modules, images) if shared else [member.tokens(images) for member in members]
+        found.update(zip(positions, tokens, strict=True))
+    return [found[position] for position in range(len(encoders))]
