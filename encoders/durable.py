@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,8 @@ from encoders.errors import StoreError
 TEMPORARY, LOCK = ".tmp-", ".lock-"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What a file system says that knows no locks; there the lock is only a courtesy that falls away."""
+
+PATIENCE = 1.0
 
 
 def write_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -58,7 +61,7 @@ def sweep(folder: Path) -> int:
     for file in folder.glob(f"{LOCK}*"):
         lock = WriterLock(file)
         try:
-            lock.acquire()
+            lock.acquire(patience=0)
         except StoreError:
             continue
         lock.release()
@@ -73,12 +76,16 @@ class WriterLock:
         self.file = file
         self._handle: int | None = None
 
-    def acquire(self) -> None:
-        """Takes the lock at once.
+    def acquire(self, *, patience: float = PATIENCE) -> None:
+        """Takes the lock.
+
+        Args:
+            patience: seconds to try for; whoever sweeps the folder holds a lock for an instant.
 
         Raises:
             StoreError: another process holds it; the message says which.
         """
+        deadline = time.monotonic() + patience
         while self._handle is None:
             handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -86,6 +93,9 @@ class WriterLock:
             except BlockingIOError:
                 owner = os.read(handle, 200).decode(errors="replace") or "another process"
                 os.close(handle)
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
                 raise StoreError(
                     f"{self.file.parent} is being extended by {owner} with the same images: "
                     "wait for it, or give each process its own --shard"

@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from encoders.errors import StoreError
 from encoders.store import FeatureStore
@@ -22,7 +21,8 @@ PART_IMAGES = 1024
 """A part holds no more, so that a kill costs little, and there is work for several processes."""
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Shard:
     """The share of one of several processes: every `count`-th block, from number `index` on."""
 
     index: int = 0

@@ -149,11 +149,12 @@ class FeatureStore:
         Raises:
             StoreError: a value is not finite in this precision.
         """
-        stored = tokens.detach().to(TYPES[self.meta.dtype][0]).to("cpu").contiguous()
+        stored = tokens.detach().to(TYPES[self.meta.dtype][0])
         if not bool(torch.isfinite(stored).all()):
             hint = "; store them with dtype=bf16 or fp32" if bool(torch.isfinite(tokens).all()) else ""
             raise StoreError(f"features for {self.folder} are not finite in {self.meta.dtype}{hint}")
-        bits = stored.view(torch.uint16) if self.meta.dtype == "bf16" else stored
+        whole = stored.to("cpu").contiguous()
+        bits = whole.view(torch.uint16) if self.meta.dtype == "bf16" else whole
         encoded: NDArray[Any] = bits.numpy()
         return encoded
 
@@ -225,11 +226,11 @@ class FeatureStore:
 
     @property
     def bytes_per_image(self) -> int:
-        """What an image's tokens take; where images differ, the mean of those stored, boxes included."""
+        """What an image's tokens take; where images have boxes of their own, at most, and with those."""
         itemsize = np.dtype(TYPES[self.meta.dtype][1]).itemsize
         if self.meta.boxes:
             return len(self.meta.boxes) * self.meta.width * itemsize
-        return self.catalogue.num_bytes // max(1, len(self))
+        return self.meta.grid[0] * self.meta.grid[1] * (self.meta.width * itemsize + 16)
 
     def _fitting(self, number: int) -> Part:
         part = self.catalogue.part(number)

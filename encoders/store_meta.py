@@ -40,7 +40,8 @@ class StoreMeta:
 
     @classmethod
     def of(cls, encoder: Any) -> StoreMeta:
-        """Of an `encoders.base.Encoder`."""
+        """Of an `encoders.base.Encoder`; one that looks files up gives each image boxes of its own."""
+        shared = encoder.boxes.tolist() if encoder.reads == "pixels" else ()
         return cls(
             name=encoder.name,
             fingerprint=encoder.fingerprint,
@@ -48,7 +49,7 @@ class StoreMeta:
             grid=encoder.grid,
             num_prefix=encoder.num_prefix,
             dtype=encoder.dtype,
-            boxes=tuple(tuple(row) for row in encoder.boxes.tolist()),
+            boxes=tuple(tuple(row) for row in shared),
             preprocess=encoder.preprocess.describe(),
         )
 
