@@ -8,7 +8,6 @@ so the same call gives the same bytes however often it was killed, and several p
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +95,7 @@ class _Writer:
         self.encoder, self.store = encoder, store
         self.lacking: set[str] = set()
         self._plan, self._size = plan, plan.part_size(store)
+        self._writing: Future[Path] | None = None
         self._empty()
 
     def add(self, digests: Sequence[str], tokens: Tensor, lengths: NDArray[Any], boxes: Tensor | None = None) -> None:
@@ -109,15 +109,22 @@ class _Writer:
         """Whether a part ends where `end` images of the block are done."""
         return bool(self._digests) and (end % self._size == 0)
 
-    def write(self, disk: ThreadPoolExecutor) -> Future[Path] | None:
-        """Hands a part over to be written; None where there is nothing to write."""
-        if not self._digests:
-            return None
+    def write(self, disk: ThreadPoolExecutor) -> None:
+        """Hands a part over to be written, once the one before is on disk, so that a kill never loses more."""
+        self.settle()
         lengths = np.concatenate(self._lengths).astype("<i4")
         boxes = np.concatenate(self._boxes) if self._boxes else None
         digests, chunks = self._digests, self._chunks
         self._empty()
-        return disk.submit(self.store.write_encoded, digests, chunks, lengths, boxes=boxes, plan=self._plan.name)
+        self._writing = disk.submit(
+            self.store.write_encoded, digests, chunks, lengths, boxes=boxes, plan=self._plan.name
+        )
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Raises what a write failed of, as soon as that is known."""
+        if self._writing is not None and (wait or self._writing.done()):
+            self._writing.result()
+            self._writing = None
 
     def _empty(self) -> None:
         self._digests: list[str] = []
@@ -147,7 +154,6 @@ class _Extraction:
         self.excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set()
         self._plan, self._files, self._record, self._undecodable = plan, files, record, undecodable
         self._writers = [_Writer(*pair, plan) for pair in zip(encoders, stores, strict=True)]
-        self._pending: deque[Future[Any]] = deque()
         self._locks: list[WriterLock] = []
 
     def jobs(self, blocks: Sequence[Block]) -> list[Job]:
@@ -191,7 +197,9 @@ class _Extraction:
                 self._write(block, batch.job.end, disk)
                 yield batch
             self._end(block, disk)
-            self._settle(0)
+            for writer in self._writers:
+                writer.settle()
+            disk.shutdown()
         finally:
             disk.shutdown(cancel_futures=True)
             _release(self._locks)
@@ -225,8 +233,7 @@ class _Extraction:
         """Writes what is left of the block; it is given back when that is on disk."""
         if block is not None:
             self._write(block, 0, disk)
-            held, self._locks = self._locks, []
-            self._pending.append(disk.submit(_release, held))
+            disk.submit(_release, self._locks[-len(block.stores) :])
 
     def _note(self, batch: Decoded) -> None:
         for digest, error in batch.failures.items():
@@ -265,29 +272,21 @@ class _Extraction:
     def _write(self, block: Block, end: int, disk: ThreadPoolExecutor) -> None:
         """Hands over the parts that end here; 0 is the end of the block."""
         for position in block.stores:
+            self._writers[position].settle(wait=False)
             if self._writers[position].is_full(end):
-                future = self._writers[position].write(disk)
-                if future is not None:
-                    self._pending.append(future)
-        self._settle(2)
-
-    def _settle(self, most: int) -> None:
-        """Waits until at most so many writes are pending; a write that failed is raised."""
-        while len(self._pending) > most or (self._pending and self._pending[0].done()):
-            self._pending.popleft().result()
+                self._writers[position].write(disk)
 
     def _finish(self, *, written: bool) -> None:
         """Brings the indexes up to date; a store that cannot be written, and lacks nothing, is left as it is."""
         for store in (writer.store for writer in self._writers):
             store.catalogue.refresh()
             try:
+                sweep(store.folder)
                 if store.catalogue.num_unindexed:
                     store.catalogue.write_index()
+            except (StoreError, OSError) as error:
                 if written:
-                    sweep(store.folder)
-            except StoreError:
-                if written:
-                    raise
+                    raise StoreError(f"cannot write the feature store {store.folder}: {error}") from error
 
 
 def _release(locks: Sequence[WriterLock]) -> None:
