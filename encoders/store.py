@@ -213,6 +213,16 @@ class FeatureStore:
             wanted, left = (f"{count / 1e9:.2f} GB" for count in (num_bytes, free))
             raise StoreError(f"{self.folder} needs {wanted} more, but {left} are free: pool the tokens, or free some")
 
+    def siblings(self) -> list[tuple[Path, str]]:
+        """Stores of an encoder of the same name, and in what they differ: other weights, or other settings."""
+        found = []
+        for folder in sorted(self.folder.parent.glob(f"{self.folder.name[:-16]}*")):
+            if folder.name != self.folder.name and (folder / META).exists():
+                other = StoreMeta.read(folder / META)
+                if other.name == self.meta.name:
+                    found.append((folder, ", ".join(self.meta.differences(other)) or "weights, layer or pooling"))
+        return found
+
     def verify(self) -> int:
         """Reads every part whole and returns how many there are.
 
