@@ -72,8 +72,7 @@ class Catalogue:
         """Number of the part and row in it for each image, or `ABSENT`."""
         wanted = digest_rows(digests)
         places = self._indexed.find(wanted)
-        if self.num_unindexed:
-            absent = np.flatnonzero(places[:, 0] == ABSENT)
+        if self.num_unindexed and len(absent := np.flatnonzero(places[:, 0] == ABSENT)):
             places[absent] = self._others.find(wanted[absent])
         return places
 

@@ -60,6 +60,10 @@ class DigestTable(NamedTuple):
         """Number of the part and row in it for each digest, or `ABSENT`."""
         keys = _words(wanted)[:, 0]
         at = np.searchsorted(self.keys, keys)
+        if len(self.keys):  # mostly all are here, and no two begin alike
+            nearest = np.minimum(at, len(self.keys) - 1)
+            if np.array_equal(self.digests[nearest], wanted):
+                return self.places[nearest]
         places = np.full((len(wanted), 2), ABSENT, dtype=np.int32)
         pending = np.flatnonzero(at < len(self.keys))
         while len(pending):  # more than once only where different digests begin with the same eight bytes

@@ -80,8 +80,8 @@ class Part:
 
     @cached_property
     def images(self) -> NDArray[Any]:
-        """Tokens as images x rows x width; for parts with a `length`."""
-        return self.tokens.reshape(self.count, self.length or 0, self.width)
+        """Each image's tokens, flat; for parts with a `length`."""
+        return self.tokens.reshape(self.count, (self.length or 0) * self.width)
 
     def check(self, row: int, digest: NDArray[np.uint8]) -> None:
         """Compares one image with its digest and checksum, once.
