@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ from encoders.extract import extract
 from experiments.bench import Figure
 
 BATCH = 32
+
+
+class Took(NamedTuple):
+    """Seconds that a call took, on the clock and on the processors."""
+
+    wall: float
+    processor: float
 
 
 def run(folder: Path, *, images: int | None, rounds: int) -> list[Figure]:
@@ -45,28 +53,30 @@ def run(folder: Path, *, images: int | None, rounds: int) -> list[Figure]:
 
 def extract_figures(folder: Path, encoder: Encoder, paths: Sequence[Path], *, rounds: int) -> list[Figure]:
     """One precision: extraction ÷ bound, ÷ plain loop; rounds take turns."""
-    bounds, plains, rates, memory = [], [], [], 0
+    bounds, plains, rates, work, memory = [], [], [], [], 0
     encoder.tokens(torch.zeros(BATCH, 3, *encoder.preprocess.output))
     for number in range(rounds):
         model, decoding, writing = alone(folder, encoder, paths)
-        shared = model + decoding if encoder.boxes.device.type == "cpu" else max(model, decoding)
+        shared = model.wall + decoding.wall if not torch.cuda.is_available() else max(model.wall, decoding.wall)
         with peak_memory() as peak:
             root = folder / f"root-{number}"
-            own = seconds(partial(extract, paths, [encoder], root=root, batch_size=BATCH, progress="none"))
-        plain = seconds(lambda: plain_loop(folder, encoder, paths))
-        bounds.append((shared + writing) / own)
-        plains.append(plain / own)
-        rates.append(len(paths) / own)
+            own = took(partial(extract, paths, [encoder], root=root, batch_size=BATCH, progress="none"))
+        plain = took(lambda: plain_loop(folder, encoder, paths))
+        bounds.append((shared + writing.wall) / own.wall)
+        plains.append(plain.wall / own.wall)
+        rates.append(len(paths) / own.wall)
+        work.append((model.processor + decoding.processor + writing.processor) / own.processor)
         memory = max(memory, *peak)
     return [
         Figure(f"{encoder.dtype}: JPEG to store ÷ model alone + decoding + raw write", median(bounds), wanted=0.95),
+        Figure(f"{encoder.dtype}: the same in processor seconds, which other work disturbs less", median(work)),
         Figure(f"{encoder.dtype}: JPEG to store ÷ plain sequential loop", median(plains)),
         Figure(f"{encoder.dtype}: the same", median(rates), "img/s"),
         Figure(f"{encoder.dtype}: memory it adds to the process at its peak", memory / 2**20, "MiB"),
     ]
 
 
-def alone(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> tuple[float, float, float]:
+def alone(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> tuple[Took, Took, Took]:
     """Seconds of the model on ready tensors, of decoding on all cores, and of writing and flushing as many bytes."""
 
     def decode(path: Path) -> torch.Tensor:
@@ -74,14 +84,13 @@ def alone(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> tuple[float,
             return encoder.preprocess(image)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        started = time.perf_counter()
-        pixels = list(pool.map(decode, paths))
-        decoding = time.perf_counter() - started
+        pixels: list[torch.Tensor] = []
+        decoding = took(lambda: pixels.extend(pool.map(decode, paths)))
     batches = [torch.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
-    model = seconds(lambda: [encoder.tokens(batch) for batch in batches])
+    model = took(lambda: [encoder.tokens(batch) for batch in batches])
     size = len(paths) * encoder.num_tokens * encoder.width * (4 if encoder.dtype == "fp32" else 2)
     folder.mkdir(exist_ok=True)
-    return model, decoding, seconds(lambda: _write(folder / "raw", bytes(size)))
+    return model, decoding, took(lambda: _write(folder / "raw", bytes(size)))
 
 
 def plain_loop(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> None:
@@ -153,8 +162,8 @@ def _write(file: Path, content: bytes) -> None:
         os.fsync(handle.fileno())
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock time of a call."""
-    started = time.perf_counter()
+def took(work: Callable[[], object]) -> Took:
+    """Runs a call."""
+    wall, processor = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return Took(time.perf_counter() - wall, time.process_time() - processor)
