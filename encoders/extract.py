@@ -223,10 +223,10 @@ class _Extraction:
             lock = WriterLock(writer.store.folder / f"{LOCK}{self._plan.name}-{block.number}")
             lock.acquire()
             self._locks.append(lock)
-            catalogue = writer.store.catalogue
-            catalogue.refresh()
-            if catalogue.num_unindexed >= INDEX_EVERY:
-                catalogue.write_index()
+            part_list = writer.store.part_list
+            part_list.refresh()
+            if part_list.num_unindexed >= INDEX_EVERY:
+                part_list.write_index()
             writer.lacking = set(writer.store.missing(block.digests))
 
     def _end(self, block: Block | None, disk: ThreadPoolExecutor) -> None:
@@ -279,11 +279,11 @@ class _Extraction:
     def _finish(self, *, written: bool) -> None:
         """Brings the indexes up to date; a store that cannot be written, and lacks nothing, is left as it is."""
         for store in (writer.store for writer in self._writers):
-            store.catalogue.refresh()
+            store.part_list.refresh()
             try:
                 sweep(store.folder)
-                if store.catalogue.num_unindexed:
-                    store.catalogue.write_index()
+                if store.part_list.num_unindexed:
+                    store.part_list.write_index()
             except (StoreError, OSError) as error:
                 if written:
                     raise StoreError(f"cannot write the feature store {store.folder}: {error}") from error

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from encoders.catalogue import Catalogue, part_sizes
 from encoders.durable import sweep
 from encoders.errors import StoreError
 from encoders.index import INDEX
+from encoders.part_list import PartList, part_sizes
 from encoders.parts import Part
 from encoders.store_meta import META, StoreMeta
 
@@ -52,7 +52,7 @@ def damaged_files(folder: Path, *, progress: bool = False) -> Iterator[tuple[Pat
             bar.update(size)
     try:
         if whole:  # else the index goes with the damaged parts
-            Catalogue(folder).verify_index()
+            PartList(folder).verify_index()
     except StoreError as error:
         yield folder / INDEX, str(error)
 
@@ -70,9 +70,9 @@ def repair(folder: Path, *, progress: bool = False) -> list[Path]:
         sweep(folder)
     except OSError as error:
         raise StoreError(f"cannot repair {folder}: {error}") from error
-    catalogue = Catalogue(folder)
-    if catalogue.num_parts:
-        catalogue.write_index()
+    part_list = PartList(folder)
+    if part_list.num_parts:
+        part_list.write_index()
     else:
         (folder / INDEX).unlink(missing_ok=True)
     return damaged
@@ -80,12 +80,12 @@ def repair(folder: Path, *, progress: bool = False) -> list[Path]:
 
 def describe(folder: Path) -> str:
     """One line about a store."""
-    meta, catalogue = StoreMeta.read(folder / META), Catalogue(folder)
+    meta, part_list = StoreMeta.read(folder / META), PartList(folder)
     tokens = f"{len(meta.boxes)} tokens" if meta.boxes else f"up to {meta.grid[0] * meta.grid[1]} tokens"
-    size = catalogue.num_bytes / 1e9
+    size = part_list.num_bytes / 1e9
     return (
-        f"{folder.name}: {len(catalogue)} images, {tokens} of width {meta.width} in {meta.dtype}, "
-        f"{catalogue.num_parts} parts, {size:.3f} GB"
+        f"{folder.name}: {len(part_list)} images, {tokens} of width {meta.width} in {meta.dtype}, "
+        f"{part_list.num_parts} parts, {size:.3f} GB"
     )
 
 
@@ -119,7 +119,7 @@ def _act(action: str, folder: Path) -> int:
     removed = repair(folder, progress=True)
     for file in removed:
         print(f"removed: {file}")
-    left = f"{len(Catalogue(folder))} images left; the same extraction adds what is missing"
+    left = f"{len(PartList(folder))} images left; the same extraction adds what is missing"
     print(f"{folder}: {len(removed)} damaged files removed, {left}")
     return 0
 

@@ -78,7 +78,7 @@ class Plan:
         while 2 * size <= part_images:
             size *= 2
         name = hashlib.sha256("\n".join([str(batch_size), str(size), *digests]).encode()).hexdigest()[:16]
-        lacking = [~store.catalogue.stored_outside(name, digests) for store in stores]
+        lacking = [~store.part_list.stored_outside(name, digests) for store in stores]
         groups: dict[tuple[int, ...], list[str]] = {}
         for digest, flags in zip(digests, zip(*lacking, strict=True), strict=True):
             groups.setdefault(tuple(i for i, lacks in enumerate(flags) if lacks), []).append(digest)

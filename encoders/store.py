@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders.base import Encoder
-from encoders.catalogue import Catalogue
 from encoders.durable import sweep
 from encoders.errors import StoreError
 from encoders.index import ABSENT
+from encoders.part_list import PartList
 from encoders.parts import STORED, Part, digest_rows, write_part
 from encoders.store_meta import META, StoreMeta
 
@@ -61,7 +61,7 @@ class FeatureStore:
             raise StoreError(f"precision {self.meta.dtype!r} of {self.folder} is none of {', '.join(STORED)}")
         if (self.folder / META).exists():
             self.meta.check(self.folder / META)
-        self.catalogue = Catalogue(self.folder)
+        self.part_list = PartList(self.folder)
         self._shared = torch.tensor(self.meta.boxes, dtype=torch.float32) if self.meta.boxes else None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -77,7 +77,7 @@ class FeatureStore:
         return cls(folder.parent, StoreMeta.read(folder / META))
 
     def __len__(self) -> int:
-        return len(self.catalogue)
+        return len(self.part_list)
 
     def __contains__(self, digest: str) -> bool:
         return not self.missing([digest])
@@ -85,7 +85,7 @@ class FeatureStore:
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that are not stored, once each, in the order given."""
         distinct = list(dict.fromkeys(digests))
-        absent = self.catalogue.find(distinct)[:, 0] == ABSENT
+        absent = self.part_list.find(distinct)[:, 0] == ABSENT
         return [distinct[place] for place in np.flatnonzero(absent).tolist()]
 
     def read(self, digests: Sequence[str], *, precision: Literal["fp32", "stored"] = "fp32") -> StoredFeatures:
@@ -96,7 +96,7 @@ class FeatureStore:
         Raises:
             StoreError: one is not stored, or was altered.
         """
-        places = self.catalogue.find(digests)
+        places = self.part_list.find(digests)
         if bool((places[:, 0] == ABSENT).any()):
             absent = self.missing(digests)
             raise StoreError(f"{len(absent)} of {len(digests)} images are not in {self.folder}: {absent[0]}, …")
@@ -145,7 +145,7 @@ class FeatureStore:
         self._check_shapes(digests, [stored], counts, own)
         self.prepare()
         file = self.write_encoded(digests, [stored], counts, boxes=own)
-        self.catalogue.refresh()
+        self.part_list.refresh()
         return file
 
     def encode(self, tokens: Float[Tensor, "*batch d"]) -> NDArray[Any]:
@@ -234,10 +234,10 @@ class FeatureStore:
         Raises:
             StoreError: a part was altered.
         """
-        for part in self.catalogue.parts():
+        for part in self.part_list.parts():
             part.verify()
-        self.catalogue.verify_index()
-        return self.catalogue.num_parts
+        self.part_list.verify_index()
+        return self.part_list.num_parts
 
     @property
     def bytes_per_image(self) -> int:
@@ -248,7 +248,7 @@ class FeatureStore:
         return self.meta.grid[0] * self.meta.grid[1] * (self.meta.width * itemsize + 16)
 
     def _fitting(self, number: int) -> Part:
-        part = self.catalogue.part(number)
+        part = self.part_list.part(number)
         if (part.kind, part.width, part.boxes is None) != (
             STORED[self.meta.dtype],
             self.meta.width,

@@ -59,7 +59,7 @@ def read_figures(
         own = timed(partial(store.write_part, names[start : start + len(part)], torch.from_numpy(part)))
         raw = timed(partial(_write_raw, folder / f"raw-{number}", part))
         writing.append((raw / own, own / part.nbytes))
-    store.catalogue.write_index()
+    store.part_list.write_index()
     values.tofile(folder / "memmap")
     memmap = np.memmap(folder / "memmap", dtype=np.float16, mode="r", shape=shape)
     store = FeatureStore(folder, store.meta)
@@ -108,7 +108,7 @@ def open_figures(folder: Path) -> list[Figure]:
         tokens = np.full((len(part), 1), start // IMAGES_A_PART, np.float16)
         store.write_encoded(part, [tokens], np.ones(len(part), np.int32))
     without = timed(lambda: FeatureStore(folder, meta))
-    FeatureStore(folder, meta).catalogue.write_index()
+    FeatureStore(folder, meta).part_list.write_index()
     opening, reading = [], []
     wanted = [names[place] for place in np.random.default_rng(0).integers(MILLION, size=BATCH)]
     for _ in range(5):

@@ -40,7 +40,7 @@ def test_a_grown_dataset_and_another_one_extract_only_what_is_new(tmp_path: Path
     assert encoded(log) == list(range(40)) and found[other[0]] == image_digest(paths[20])
     store = FeatureStore(root, encoder)
     assert len(store) == 40 and store.read([found[other[-1]]]).tokens[0, 0, 0] == 34
-    assert store.catalogue.num_parts == 3 + 2 + 2  # 8 + 8 + 4, 8 + 2, 8 + 2: each growth in parts of its own
+    assert store.part_list.num_parts == 3 + 2 + 2  # 8 + 8 + 4, 8 + 2, 8 + 2: each growth in parts of its own
 
 
 def test_shards_are_disjoint_and_together_everything(tmp_path: Path) -> None:

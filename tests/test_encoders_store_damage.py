@@ -69,7 +69,7 @@ def test_a_store_is_a_dictionary(
             for d, n, end in zip(digests, lengths, ends, strict=True)
         }
         if number == indexed:
-            store.catalogue.write_index()
+            store.part_list.write_index()
     wanted = [name(i % len(expected)) for i in chosen]
     for opened_store in (store, FeatureStore(root, store.meta), pickle.loads(pickle.dumps(store))):
         assert len(opened_store) == len(expected) and name(99) not in opened_store
@@ -90,7 +90,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = FeatureStore(root, META)
     store.write_part([A, B], torch.tensor([1.0, 2.0])[:, None, None].expand(2, 2, 3))
     store.write_part([C], torch.full((1, 2, 3), 3.0))
-    store.catalogue.write_index()
+    store.part_list.write_index()
     store.write_part([D], torch.full((1, 2, 3), 4.0))
     return store.folder
 
@@ -132,7 +132,7 @@ def test_every_flipped_bit_of_tokens_is_refused_when_it_is_read(written: Path, t
     """And only for the image that it hits: the others of the part are still read."""
     folder = tmp_path / written.name
     shutil.copytree(written, folder)
-    part = FeatureStore.open(folder).catalogue.part(int(FeatureStore.open(folder).catalogue.find([B])[0, 0])).file
+    part = FeatureStore.open(folder).part_list.part(int(FeatureStore.open(folder).part_list.find([B])[0, 0])).file
     whole = part.read_bytes()
     start = whole.index(np.full(6, 2.0, "<f4").tobytes())
     for place in range(start, start + 24):
@@ -147,8 +147,8 @@ def test_other_files_swapped_in_are_refused(written: Path, tmp_path: Path) -> No
     """A whole part under another part's name, as after a bad copy: the index no longer fits it."""
     folder = tmp_path / written.name
     shutil.copytree(written, folder)
-    catalogue = FeatureStore.open(folder).catalogue
-    one, three = (catalogue.part(int(catalogue.find([digest])[0, 0])).file for digest in (C, D))
+    part_list = FeatureStore.open(folder).part_list
+    one, three = (part_list.part(int(part_list.find([digest])[0, 0])).file for digest in (C, D))
     shutil.copy(three, one)
     with pytest.raises(StoreError, match="names another image's entry"):
         FeatureStore.open(folder).read([C])
@@ -205,7 +205,7 @@ def test_an_old_or_absent_index_changes_nothing(written: Path, tmp_path: Path) -
     index = read_index(folder)
     assert index is not None and len(index.parts) == 2 and load_file(folder / INDEX)["places"].shape == (3, 2)
     gone = folder / index.parts[0].name
-    lost = {d for d in (A, B, C) if FeatureStore.open(folder).catalogue.find([d])[0, 0] == 0}
+    lost = {d for d in (A, B, C) if FeatureStore.open(folder).part_list.find([d])[0, 0] == 0}
     gone.unlink()
     assert set(FeatureStore.open(folder).missing([A, B, C, D])) == lost and lost
     (folder / INDEX).unlink()
@@ -221,7 +221,7 @@ def test_the_index_is_the_same_whoever_wrote_it(tmp_path: Path) -> None:
             store = FeatureStore(root, META)
             store.write_part([digest], torch.ones(1, 2, 3))
             if step in (number, 3):
-                store.catalogue.write_index()
+                store.part_list.write_index()
     first, second = ((tmp_path / str(n) / META.folder / INDEX).read_bytes() for n in (0, 1))
     assert first == second
 
@@ -290,7 +290,7 @@ def test_the_commands_say_what_is_there_and_mend_it(tmp_path: Path, capsys: pyte
     FeatureStore(tmp_path, replace(OWN_BOXES, name="test:own")).write_part(
         [A], torch.ones(2, 3), lengths=torch.tensor([2]), boxes=torch.zeros(2, 4)
     )
-    store.catalogue.write_index()
+    store.part_list.write_index()
     assert features.main(["list", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert "3 images, 2 tokens of width 3 in fp32, 3 parts" in listed and "1 images, up to 5 tokens" in listed

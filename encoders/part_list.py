@@ -19,7 +19,7 @@ from encoders.parts import Part, digest_rows
 from encoders.tensor_file import REPAIR
 
 
-class Catalogue:
+class PartList:
     """The parts of a folder. Those that the index covers are opened when they are first read.
 
     Raises:
