@@ -1,11 +1,11 @@
 """Vision encoders: image files in, stored token features out.
 
-An encoder is named by a spec string (`encoders.spec`), loaded frozen by the library that made it (one module
-a library), and brings its own preprocessing as data. `encoders.extract` decodes each image once for all
-encoders and fills one `encoders.store` per encoder fingerprint. Nothing here knows which task or which fusion
+An encoder is named by a spec string (`encoders.spec`, `encoders.options`), loaded frozen by the library that made
+it (one module a library), and brings its own preprocessing as data. `encoders.extract` decodes each image once for
+all encoders and fills one `encoders.store` per encoder fingerprint. Nothing here knows which task or which fusion
 will use the features. `BACKENDS` names the built-in backends; other packages add theirs through the
 entry-point group `multi_encoder_fusion.encoders`: a callable that takes an `EncoderSpec` and the keyword
-`device`, and returns an `Encoder`.
+`device`, and returns an `Encoder`. `encoders.conformance` tells whether it keeps the contract of `encoders.base`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ BACKENDS: dict[str, str] = {
     "timm": "encoders.timm_encoder:load_timm",
     "open_clip": "encoders.open_clip_encoder:load_open_clip",
     "hf": "encoders.hf_encoder:load_hf",
+    "regions": "encoders.regions:load_regions",
     "demo": "encoders.demo:load_demo",
+    "file": "encoders.python_file:load_python_file",
 }
 ENTRY_POINTS = "multi_encoder_fusion.encoders"
 

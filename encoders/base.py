@@ -21,7 +21,7 @@ from encoders.errors import EncoderError
 from encoders.pooling import grid_boxes
 from encoders.preprocess import Preprocess
 
-EXTRACTION_VERSION = 2
+EXTRACTION_VERSION = 1
 """Raised only when the same encoder and settings would give other values; part of every fingerprint."""
 
 
@@ -121,6 +121,10 @@ class FileEncoder(Encoder):
     """
 
     reads = "files"
+
+    @abstractmethod
+    def images(self) -> list[str]:
+        """The images that have features, as stems of their files."""
 
     @abstractmethod
     def rows(self, paths: Sequence[Path]) -> Rows:

@@ -72,3 +72,22 @@ def no_revision(spec: EncoderSpec) -> None:
     """
     if revision := spec.settings().revision:
         raise EncoderError(f"revision={revision} in encoder {spec}: only a hub repository, such as org/name, has one")
+
+
+def whole_patches(spec: EncoderSpec, patch: Any) -> None:
+    """Refuses an input size whose last rows or columns no patch would see.
+
+    Args:
+        patch: the patch's edge, or height and width; None where the model has no patches.
+
+    Raises:
+        EncoderError: the size that the spec asks for is no multiple of the patch.
+    """
+    size = spec.settings().size
+    if size is None or patch is None:
+        return
+    edges = (int(patch), int(patch)) if isinstance(patch, int) else (int(patch[0]), int(patch[1]))
+    if any(length % edge for length, edge in zip(size, edges, strict=True)):
+        near = "x".join(str(max(1, round(length / edge)) * edge) for length, edge in zip(size, edges, strict=True))
+        given, patches = (f"{height}x{width}" for height, width in (size, edges))
+        raise EncoderError(f"size {given} in encoder {spec} is not made of patches of {patches}; the nearest is {near}")

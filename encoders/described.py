@@ -94,8 +94,7 @@ def from_hf(config: Mapping[str, Any], *, size: tuple[int, int] | None = None) -
         arithmetic="tensor" if name.startswith("DINOv3ViT") else "float64",
     )
     if name.startswith("Levit") and base.resize == "shortest":
-        inner = int(256 / 224 * base.size[0])
-        base = replace(base, size=(inner, inner))
+        return _levit(base, size or base.size, crop=size or base.crop)
     if name.startswith("ConvNext") and base.resize == "shortest":
         return _convnext(base, size or base.size, fraction=float(config.get("crop_pct", 224 / 256)))
     return base if size is None else _resized(base, size)
@@ -107,6 +106,12 @@ def _convnext(base: Preprocess, size: tuple[int, int], *, fraction: float) -> Pr
         return replace(base, resize="exact", size=size)
     inner = int(size[0] / fraction), int(size[1] / fraction)
     return replace(base, resize="shortest" if size[0] == size[1] else "cover", size=inner, crop=size)
+
+
+def _levit(base: Preprocess, size: tuple[int, int], *, crop: tuple[int, int] | None) -> Preprocess:
+    """transformers' LeViT: the shortest edge times 256 / 224."""
+    inner = int(256 / 224 * size[0]), int(256 / 224 * size[1])
+    return replace(base, resize="shortest" if size[0] == size[1] else "cover", size=inner, crop=crop)
 
 
 def _resized(base: Preprocess, size: tuple[int, int]) -> Preprocess:

@@ -21,7 +21,7 @@ from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from encoders.base import Encoder, one_line
-from encoders.checkpoint import local_files, no_revision, read_json
+from encoders.checkpoint import local_files, no_revision, read_json, whole_patches
 from encoders.described import from_hf
 from encoders.errors import EncoderError
 from encoders.module import Forward, ModuleEncoder
@@ -65,6 +65,7 @@ def load_hf(spec: EncoderSpec, *, device: str) -> Encoder:
     tower: Any = getattr(model, "vision_model", model)
     if "pixel_values" not in inspect.signature(tower.forward).parameters:
         raise EncoderError(f"encoder {spec} is a {type(model).__name__}, which takes no images")
+    whole_patches(spec, getattr(tower.config, "patch_size", None))
     size = {"size": list(settings.size)} if settings.size else {}
     return ModuleEncoder(
         spec,
@@ -117,11 +118,12 @@ def _with_layout(states: Tensor, images: Tensor, patch_size: Any) -> TokenGrid:
         rows, columns = height // int(patch_size[0]), width // int(patch_size[1])
         if rows * columns <= length:
             return from_sequence(states, num_prefix=length - rows * columns, rows=rows, columns=columns)
-    # Fewer tokens than patches: a pyramid (Swin), whose last grid has no prefix.
-    shape = grid_shape(length, height=height, width=width)
-    if shape is None:
-        raise ValueError(f"{length} tokens of width {states.shape[2]} are no grid of a {height}x{width} image")
-    return from_sequence(states, num_prefix=0, rows=shape[0], columns=shape[1])
+    # Fewer tokens than patches: a pyramid, without a prefix (Swin) or after its pooled token (DINOv3's ConvNeXt).
+    for num_prefix in (0, 1):
+        shape = grid_shape(length - num_prefix, height=height, width=width)
+        if shape is not None:
+            return from_sequence(states, num_prefix=num_prefix, rows=shape[0], columns=shape[1])
+    raise ValueError(f"{length} tokens of width {states.shape[2]} are no grid of a {height}x{width} image")
 
 
 @contextmanager

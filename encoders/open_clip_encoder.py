@@ -13,18 +13,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import open_clip  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.base import Encoder, one_line
-from encoders.checkpoint import local_files
+from encoders.checkpoint import local_files, whole_patches
 from encoders.described import from_open_clip
 from encoders.errors import EncoderError, nearest
 from encoders.module import Forward, ModuleEncoder
 from encoders.options import Layer
 from encoders.pooling import TokenGrid, from_map
+from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -39,6 +42,7 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
     """
     model, model_name = create(spec)
     visual: Any = model.visual
+    whole_patches(spec, getattr(visual, "patch_size", None))
     return ModuleEncoder(
         spec,
         module=visual,
@@ -47,6 +51,44 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
         architecture={"library": "open_clip", **_architecture(spec, model_name)},
         device=device,
     )
+
+
+class ZeroShot:
+    """Both towers of a contrastive model: how well texts fit images, without training.
+
+    Attributes:
+        preprocess: PIL image to the pixels that `scores` takes.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, device: str) -> None:
+        self._model, self._tokenizer, self._device = model.to(device), tokenizer, device
+        self.preprocess: Preprocess = from_open_clip(model.visual.preprocess_cfg)
+
+    @torch.no_grad()
+    def scores(self, images: Float[Tensor, "b 3 h w"], texts: Sequence[str]) -> Float[Tensor, "b t"]:
+        """Cosine of each image with each text, times the model's temperature, plus its bias where it has one."""
+        words = self._tokenizer(list(texts)).to(self._device)
+        image = self._model.encode_image(images.to(self._device), normalize=True)
+        text = self._model.encode_text(words, normalize=True)
+        scores: Tensor = self._model.logit_scale.exp() * image @ text.T
+        bias = getattr(self._model, "logit_bias", None)
+        return scores if bias is None else scores + bias
+
+
+def load_zero_shot(spec: EncoderSpec, *, device: str) -> ZeroShot:
+    """Both towers of the model that an `open_clip:` spec names; of its options only `size` counts.
+
+    Raises:
+        EncoderError: as `load_open_clip`, or the spec is of another backend, or the tokenizer cannot be had.
+    """
+    if spec.backend != "open_clip":
+        raise EncoderError(f"encoder {spec} has no text tower here: zero-shot scores need open_clip:MODEL/PRETRAINED")
+    model, model_name = create(spec)
+    try:
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except (*FAILURES, ImportError) as error:
+        raise EncoderError(f"open_clip has no tokenizer for encoder {spec}: {one_line(error)}") from error
+    return ZeroShot(model, tokenizer, device=device)
 
 
 def create(spec: EncoderSpec) -> tuple[Any, str]:

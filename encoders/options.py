@@ -35,7 +35,9 @@ OWN: dict[str, frozenset[str]] = {
     "demo": frozenset(OPTIONS) - {"top", "revision"},
     "regions": frozenset({"dtype", "top"}),
 }
-"""Which of them a backend has; one that would be ignored is refused. Other packages' have all but `top`."""
+"""Which of them a backend has; one that would be ignored is refused."""
+OTHERS = frozenset({"layer", "join", "pool", "prefix", "dtype", "views"})
+"""What `encoders.module` does for a backend of anyone's; more is for the backend to read from `spec.options`."""
 JOINS: tuple[Join, ...] = ("width", "tokens")
 PREFIXES: tuple[Prefix, ...] = ("keep", "drop")
 DTYPES = ("fp16", "fp32", "bf16")
@@ -75,7 +77,7 @@ def read_settings(options: Mapping[str, str], *, backend: str, source: str) -> S
     Raises:
         EncoderError: an option is unknown, has a value that it cannot have, or does not go with another.
     """
-    known = OWN.get(backend, frozenset(OPTIONS) - {"top"})
+    known = OWN.get(backend, OTHERS)
     for key in options:
         if key not in known:
             raise EncoderError(f"unknown option {key!r} in encoder {source}: {nearest(key, sorted(known))}")

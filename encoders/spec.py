@@ -140,7 +140,10 @@ def _parse_options(query: str, text: str) -> dict[str, str]:
 
 
 def _derived_alias(backend: str, name: str) -> str:
-    """`open_clip:ViT-B-32/openai` is vit-b-32, a path is its last folder, a hub repository its last part."""
+    """`open_clip:ViT-B-32/openai` is vit-b-32, a path is its last folder, a hub repository its last part, a Python
+    file its stem."""
+    if backend == "file":
+        name = re.sub(r"\.py(:[^/]*)?$", "", name)
     parts = [part for part in name.split("/") if part not in ("", ".", "..", "~")]
     if not parts:
         return backend

@@ -18,7 +18,7 @@ import timm
 from timm import data as timm_data
 
 from encoders.base import Encoder, one_line
-from encoders.checkpoint import local_files, no_revision, read_json
+from encoders.checkpoint import local_files, no_revision, read_json, whole_patches
 from encoders.described import from_timm
 from encoders.errors import EncoderError, nearest
 from encoders.module import Forward, ModuleEncoder
@@ -44,6 +44,7 @@ def load_timm(spec: EncoderSpec, *, device: str) -> Encoder:
         raise EncoderError(f"timm cannot load encoder {spec}: {one_line(error)}") from error
     trunk: Any = module
     library_data: Any = timm_data
+    whole_patches(spec, getattr(getattr(trunk, "patch_embed", None), "patch_size", None))
     if hasattr(trunk, "reset_classifier"):
         trunk.reset_classifier(0)  # features need no head, and another head is no other encoder
     asked = {} if size is None else {"input_size": (3, *size)}
@@ -93,23 +94,26 @@ def _from_intermediate(taken: Any) -> TokenGrid:
     return TokenGrid(from_map(grid).prefix if prefix is None else prefix, from_map(grid).grid)
 
 
-def _with_layout(trunk: Any, features: Tensor, images: Tensor) -> TokenGrid:
+def _with_layout(trunk: Any, features: Any, images: Tensor) -> TokenGrid:
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"{type(trunk).__name__} gives features of shape {shape}, not a grid of tokens")
     if features.ndim == 4:
         if str(getattr(trunk, "output_fmt", "NCHW")).endswith("NHWC"):
             return from_map(features.permute(0, 3, 1, 2))
         return from_map(features)
-    num_prefix = int(getattr(trunk, "num_prefix_tokens", 0))
     height, width = int(images.shape[2]), int(images.shape[3])
-    patches = getattr(trunk, "patch_embed", None)
-    if patches is not None and hasattr(patches, "dynamic_feat_size"):
-        rows, columns = patches.dynamic_feat_size((height, width))
-    else:
-        rows, columns = grid_shape(features.shape[1] - num_prefix, height=height, width=width) or (0, 0)
-    if features.ndim != 3 or num_prefix + rows * columns != features.shape[1]:
-        raise ValueError(
-            f"{type(trunk).__name__} gives features of shape {tuple(features.shape)}, not a grid of tokens"
-        )
-    return from_sequence(features, num_prefix=num_prefix, rows=int(rows), columns=int(columns))
+    patches: Any = getattr(trunk, "patch_embed", None)
+    prefixes = (int(trunk.num_prefix_tokens),) if hasattr(trunk, "num_prefix_tokens") else (0, 1)
+    for num_prefix in prefixes:
+        grid: tuple[int, int] | None = grid_shape(features.shape[1] - num_prefix, height=height, width=width)
+        if hasattr(patches, "dynamic_feat_size"):
+            grid = patches.dynamic_feat_size((height, width))
+        if grid is not None and num_prefix + grid[0] * grid[1] == features.shape[1]:
+            return from_sequence(features, num_prefix=num_prefix, rows=int(grid[0]), columns=int(grid[1]))
+    raise ValueError(
+        f"{type(trunk).__name__} gives {features.shape[1]} tokens of a {height}x{width} image, which are no grid"
+    )
 
 
 def _create(source: str, size: tuple[int, int] | None) -> nn.Module:

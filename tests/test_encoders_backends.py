@@ -25,9 +25,7 @@ def load(text: str) -> Encoder:
 
 def rows(features: torch.Tensor) -> torch.Tensor:
     """b c h w as tokens, written out by hand."""
-    return torch.stack(
-        [features[:, :, y, x] for y in range(features.shape[2]) for x in range(features.shape[3])], 1
-    )
+    return torch.stack([features[:, :, y, x] for y in range(features.shape[2]) for x in range(features.shape[3])], 1)
 
 
 @torch.no_grad()
@@ -71,6 +69,28 @@ def test_open_clip_tokens(tmp_path: Path) -> None:
     assert torch.equal(early[:, 1:], taken["image_intermediates"][0])
 
 
+@torch.no_grad()
+def test_zero_shot_scores_are_those_of_open_clip() -> None:
+    import open_clip
+
+    from encoders.demo import FOLDER
+    from encoders.open_clip_encoder import load_zero_shot
+    from encoders.spec import EncoderSpec
+
+    texts = ["a red circle", "two blue squares", "stripes"]
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}/clip")
+    pictures = [picture(seed) for seed in range(2)]
+    images = torch.stack([transform(image) for image in pictures])
+    words = open_clip.get_tokenizer(f"local-dir:{FOLDER}/clip")(texts)
+    expected = model.eval().requires_grad_(False).get_logits(images, words)[0]
+    zero_shot = load_zero_shot(EncoderSpec.parse(f"open_clip:{FOLDER}/clip"), device="cpu")
+    assert torch.equal(torch.stack([zero_shot.preprocess(image) for image in pictures]), images)
+    scores = zero_shot.scores(images, texts)
+    assert scores.shape == (2, 3) and torch.allclose(scores, expected, atol=1e-5)
+    with pytest.raises(EncoderError, match="need open_clip"):
+        load_zero_shot(EncoderSpec.parse("demo:vit"), device="cpu")
+
+
 @pytest.mark.parametrize("kind", ["dinov2", "vit"])
 @torch.no_grad()
 def test_hf_tokens(tmp_path: Path, kind: str) -> None:
@@ -80,9 +100,7 @@ def test_hf_tokens(tmp_path: Path, kind: str) -> None:
     assert (encoder.width, encoder.grid, encoder.num_prefix) == (48, (4, 4), 1)
     assert torch.equal(encoder.tokens(IMAGES), output.last_hidden_state)
     for layer, state in ((-2, -2), (0, 1), (1, 2)):
-        assert torch.equal(
-            load(f"hf:{tmp_path}/{kind}?layer={layer}").tokens(IMAGES), output.hidden_states[state]
-        )
+        assert torch.equal(load(f"hf:{tmp_path}/{kind}?layer={layer}").tokens(IMAGES), output.hidden_states[state])
 
 
 @torch.no_grad()

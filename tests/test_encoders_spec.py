@@ -36,6 +36,8 @@ def test_defaults() -> None:
         ("hf:facebook/dinov2-small", "dinov2-small"),
         ("hf:./some/Folder/", "folder"),
         ("timm:/data/A+B", "a-b"),
+        ("file:lab/My_Net.py", "my_net"),
+        ("file:My_Net.py:load_large?any=1", "my_net"),
     ],
 )
 def test_alias_is_derived(text: str, alias: str) -> None:

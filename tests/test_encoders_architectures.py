@@ -1,0 +1,239 @@
+"""Real architectures, loaded through the spec and through their own library: equal tokens, equal pixels, to the bit.
+
+The library's model is frozen too: torch picks other kernels for weights that carry gradients, even without any.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from encoders_checkpoints import HF, hf_checkpoint, open_clip_checkpoint, timm_checkpoint
+from encoders_folders import picture
+from torch import Tensor
+
+from encoders import torchvision_compat  # noqa: F401  # isort: skip
+import open_clip
+import timm
+from timm.data import create_transform, resolve_model_data_config
+from transformers import AutoImageProcessor, AutoModel
+
+from encoders import load_encoder
+from encoders.errors import EncoderError
+
+SHAPES = [(250, 180), (180, 250), (40, 300)]
+TIMM = {
+    # name: prefix tokens, as its paper has them
+    "vit_small_patch16_224": 1,
+    "vit_small_patch14_reg4_dinov2": 5,
+    "vit_small_patch16_dinov3": 5,
+    "eva02_tiny_patch14_224": 1,
+    "convnextv2_atto": 0,
+    "swin_tiny_patch4_window7_224": 0,
+    "volo_d1_224": 1,
+    "vit_tiny_r_s16_p8_224": 1,
+    "xcit_nano_12_p16_224": 1,
+    "vit_base_patch16_siglip_224": 0,
+    "vit_base_patch16_clip_224": 1,
+}
+SMALL_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": [2, 1, 1, 1], "num_heads": [2, 2, 4, 4]}
+SMALL_VOLO = {"img_size": 64, "embed_dims": [24, 48, 48, 48], "num_heads": [2, 4, 4, 4]}
+SMALL = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
+ARGS: dict[str, dict[str, Any]] = {
+    "vit_small_patch14_reg4_dinov2": {"img_size": 112},
+    "vit_base_patch16_siglip_224": SMALL,
+    "vit_base_patch16_clip_224": SMALL,
+    "swin_tiny_patch4_window7_224": SMALL_SWIN,
+    "volo_d1_224": SMALL_VOLO,
+}
+
+
+def flat(features: Tensor, width: int) -> Tensor:
+    """A library's features as tokens in reading order, written out by hand."""
+    if features.ndim == 3:
+        return features
+    last = features if features.shape[-1] == width else features.permute(0, 2, 3, 1)
+    return torch.stack([last[:, y, x] for y in range(last.shape[1]) for x in range(last.shape[2])], dim=1)
+
+
+def noise(size: tuple[int, int], count: int = 2) -> Tensor:
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("name", TIMM)
+@torch.no_grad()
+def test_timm_architecture(tmp_path: Path, name: str) -> None:
+    timm_checkpoint(tmp_path / "net", name, args=ARGS.get(name))
+    encoder = load_encoder(f"timm:{tmp_path}/net")
+    model: Any = timm.create_model(f"local-dir:{tmp_path}/net", pretrained=True).eval().requires_grad_(False)
+    images = noise(encoder.preprocess.output)
+    expected = flat(model.forward_features(images), encoder.width)
+    assert torch.equal(encoder.tokens(images), expected)
+    assert (encoder.width, encoder.num_prefix) == (model.num_features, TIMM[name])
+    assert encoder.num_tokens == expected.shape[1]
+    transform = create_transform(**resolve_model_data_config(model))
+    for size in SHAPES:
+        assert torch.equal(encoder.preprocess(picture(1, size=size)), transform(picture(1, size=size)))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_small_patch16_dinov3", (128, 208)),
+        ("eva02_tiny_patch14_224", (112, 168)),
+        ("convnextv2_atto", (96, 160)),
+        ("swin_tiny_patch4_window7_224", (64, 128)),
+        ("vit_tiny_r_s16_p8_224", (96, 160)),
+        ("xcit_nano_12_p16_224", (96, 160)),
+    ],
+)
+@torch.no_grad()
+def test_timm_other_sizes(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    timm_checkpoint(tmp_path / "net", name, args=SMALL_SWIN if name.startswith("swin") else None)
+    more = {} if name.startswith("convnext") else {"img_size": size}
+    model: Any = timm.create_model(f"local-dir:{tmp_path}/net", pretrained=True, **more).eval().requires_grad_(False)
+    encoder = load_encoder(f"timm:{tmp_path}/net?size={size[0]}x{size[1]}")
+    images = noise(size)
+    assert encoder.preprocess.output == size
+    assert encoder.grid[1] / encoder.grid[0] == pytest.approx(size[1] / size[0], rel=0.2)
+    assert torch.equal(encoder.tokens(images), flat(model.forward_features(images), encoder.width))
+    transform = create_transform(**resolve_model_data_config(model, args={"input_size": (3, *size)}))
+    for shape in SHAPES:
+        assert torch.equal(encoder.preprocess(picture(1, size=shape)), transform(picture(1, size=shape)))
+
+
+@torch.no_grad()
+def test_positions_are_interpolated_bicubically(tmp_path: Path) -> None:
+    """timm's rule, worked by torch alone: a 2x3 grid of positions out of a 4x4 one, the class position kept."""
+    args = {"img_size": 64, "embed_dim": 48, "depth": 1, "num_heads": 3}
+    timm_checkpoint(tmp_path / "net", "vit_tiny_patch16_224", args=args)
+    stored = timm.create_model(f"local-dir:{tmp_path}/net", pretrained=True).pos_embed
+    encoder = load_encoder(f"timm:{tmp_path}/net?size=32x48")
+    grid = stored[:, 1:].reshape(1, 4, 4, 48).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(grid, size=(2, 3), mode="bicubic", antialias=True, align_corners=False)
+    expected = torch.cat([stored[:, :1], resized.permute(0, 2, 3, 1).reshape(1, 6, 48)], dim=1)
+    assert encoder.grid == (2, 3)
+    assert torch.allclose(encoder.weights()["pos_embed"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ViT-S-16-alt", "RN50"])
+@torch.no_grad()
+def test_open_clip_architecture(tmp_path: Path, name: str) -> None:
+    open_clip_checkpoint(tmp_path / "clip", name)
+    encoder = load_encoder(f"open_clip:{tmp_path}/clip")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/clip")
+    visual: Any = model.eval().requires_grad_(False).visual
+    images = noise(encoder.preprocess.output)
+    tokens = encoder.tokens(images)
+    if name == "ViT-S-16-alt":
+        visual.output_tokens = True
+        pooled, patches = visual(images)
+        assert encoder.num_prefix == 1 and torch.equal(tokens[:, 1:], patches)
+        assert torch.allclose(tokens[:, 0] @ visual.proj, pooled, atol=1e-6)
+    else:
+        seen: list[Tensor] = []
+        visual.layer4.register_forward_hook(lambda _module, _given, result: seen.append(result))
+        visual(images)
+        assert encoder.num_prefix == 0 and torch.equal(tokens, flat(seen[0], encoder.width))
+    for size in SHAPES:
+        assert torch.equal(encoder.preprocess(picture(1, size=size)), transform(picture(1, size=size)))
+
+
+@pytest.mark.parametrize("kind", ["own", "timm"])
+@torch.no_grad()
+def test_open_clip_other_sizes(tmp_path: Path, kind: str) -> None:
+    own = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
+    trunk = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
+    open_clip_checkpoint(tmp_path / "clip", own if kind == "own" else trunk, resize_mode="squash")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/clip", force_image_size=(48, 80))
+    encoder = load_encoder(f"open_clip:{tmp_path}/clip?size=48x80")
+    visual: Any = model.eval().requires_grad_(False).visual
+    images = noise((48, 80))
+    assert (encoder.grid, encoder.num_prefix) == ((3, 5), 1)
+    if kind == "own":
+        visual.output_tokens = True
+        assert torch.equal(encoder.tokens(images)[:, 1:], visual(images)[1])
+    else:
+        assert torch.equal(encoder.tokens(images), visual.trunk.forward_features(images))
+    for shape in SHAPES:
+        assert torch.equal(encoder.preprocess(picture(1, size=shape)), transform(picture(1, size=shape)))
+
+
+@pytest.mark.parametrize("name", HF)
+@torch.no_grad()
+def test_hf_architecture(tmp_path: Path, name: str) -> None:
+    hf_checkpoint(tmp_path / "model", name)
+    encoder = load_encoder(f"hf:{tmp_path}/model")
+    model: Any = AutoModel.from_pretrained(tmp_path / "model").eval().requires_grad_(False)
+    tower = getattr(model, "vision_model", model)
+    images = noise(encoder.preprocess.output)
+    output = tower(pixel_values=images, output_hidden_states=True)
+    assert torch.equal(encoder.tokens(images), flat(output.last_hidden_state, encoder.width))
+    prefix = {"dinov2_reg_small": 5, "dinov3_small": 5, "clip": 1, "beit": 1, "deit": 2, "dinov3_convnext": 1}
+    assert encoder.num_prefix == prefix.get(name, 0)
+    last = load_encoder(f"hf:{tmp_path}/model?layer=-1")
+    assert torch.equal(last.tokens(images), flat(output.hidden_states[-1], last.width))
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model", backend="pil")
+    for size in SHAPES:
+        expected = processor(picture(1, size=size), return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(encoder.preprocess(picture(1, size=size)), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["dinov2_reg_small", "dinov3_small", "siglip", "clip", "beit", "swin", "convnextv2_atto"]
+)
+@torch.no_grad()
+def test_hf_other_sizes(tmp_path: Path, name: str) -> None:
+    hf_checkpoint(tmp_path / "model", name)
+    size = {"dinov2_reg_small": (112, 224), "convnextv2_atto": (128, 256)}.get(name, (64, 128))
+    encoder = load_encoder(f"hf:{tmp_path}/model?size={size[0]}x{size[1]}")
+    model: Any = AutoModel.from_pretrained(tmp_path / "model").eval().requires_grad_(False)
+    tower = getattr(model, "vision_model", model)
+    images = noise(size)
+    more = {} if name.startswith(("dino", "conv")) else {"interpolate_pos_encoding": True}
+    expected = tower(pixel_values=images, **more).last_hidden_state
+    assert torch.equal(encoder.tokens(images), flat(expected, encoder.width))
+    assert encoder.grid[1] == 2 * encoder.grid[0] and encoder.preprocess.output == size
+
+
+@pytest.mark.parametrize("name", ["dinov2_reg_small", "dinov3_small", "convnextv2_atto", "clip", "siglip", "levit"])
+def test_hf_pixels_at_another_square_size(tmp_path: Path, name: str) -> None:
+    """The processor with its own sizes changed in proportion; 256 over 224 of 448 is 512."""
+    from encoders.described import from_hf
+
+    hf_checkpoint(tmp_path / "model", name)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model", backend="pil")
+    described = {**processor.to_dict(), "image_processor_type": type(processor).__name__.removesuffix("Pil")}
+    edge = {"dinov2_reg_small": 512, "clip": 448, "convnextv2_atto": 448, "levit": 448}.get(name)
+    processor.size = {"shortest_edge": edge} if edge else {"height": 448, "width": 448}
+    cropped = {"crop_size": {"height": 448, "width": 448}} if name in ("dinov2_reg_small", "clip", "levit") else {}
+    for shape in SHAPES:
+        image = picture(1, size=shape)
+        expected = processor(image, size=processor.size, return_tensors="pt", **cropped)["pixel_values"][0]
+        assert torch.equal(from_hf(described, size=(448, 448))(image), expected)
+
+
+def test_what_is_no_image_model_with_a_fixed_size_is_refused(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel, Siglip2ImageProcessor, ViTImageProcessor
+
+    hf_checkpoint(tmp_path / "naflex", "siglip")
+    Siglip2ImageProcessor().save_pretrained(tmp_path / "naflex")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(**sizes, vocab_size=32)).save_pretrained(tmp_path / "bert")
+    ViTImageProcessor().save_pretrained(tmp_path / "bert")
+    timm_checkpoint(tmp_path / "vit", "vit_tiny_patch16_224", args=SMALL)
+    cases = {
+        f"hf:{tmp_path}/naflex": "Siglip2ImageProcessor has its own _preprocess",
+        f"hf:{tmp_path}/bert": "BertModel, which takes no images",
+        f"timm:{tmp_path}/vit?size=60x70": "size 60x70 .* patches of 16x16; the nearest is 64x64",
+        f"hf:{tmp_path}/naflex?size=65": "size 65x65 .* patches of 16x16; the nearest is 64x64",
+        f"timm:{tmp_path}/vit?revision=main": "revision=main",
+        f"timm:{tmp_path}/vit?layer=0,5&join=tokens": "feature index 5",
+        f"timm:{tmp_path}/vit?layer=0,1": "join=width or join=tokens",
+    }
+    for text, words in cases.items():
+        with pytest.raises(EncoderError, match=words) as caught:
+            load_encoder(text)
+        assert "\n" not in str(caught.value)

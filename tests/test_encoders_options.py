@@ -1,0 +1,171 @@
+"""What the options of a spec do to tokens, boxes and fingerprints; several variants of one model in one pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from encoders_folders import hf_folder, open_clip_folder, picture, pictures, timm_folder
+from PIL import Image
+
+from encoders import load_encoder
+from encoders.errors import EncoderError
+from encoders.extract import extract
+from encoders.module import tokens_together
+from encoders.options import OWN, read_settings
+from encoders.pooling import grid_shape
+from encoders.preprocess import Preprocess
+from encoders.spec import EncoderSpec, parse_specs
+from encoders.store import FeatureStore
+
+IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`vit` (3 blocks, width 48), `net` (ConvNeXt), `clip` and `dino`."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    timm_folder(root / "vit")
+    timm_folder(root / "net", kind="convnext")
+    open_clip_folder(root / "clip")
+    hf_folder(root / "dino")
+    return root
+
+
+@pytest.mark.parametrize("backend", ["timm:{}/vit", "open_clip:{}/clip", "hf:{}/dino"])
+def test_joined_layers_are_the_layers_side_by_side_or_in_a_row(folder: Path, backend: str) -> None:
+    spec = backend.format(folder)
+    first, last, final = (load_encoder(f"{spec}?layer={layer}").tokens(IMAGES) for layer in ("0", "-1", "final"))
+    wide = load_encoder(f"{spec}?layer=-1,0,final&join=width")
+    assert wide.width == 3 * first.shape[2] and (wide.grid, wide.num_prefix) == ((4, 4), 1)
+    assert torch.equal(wide.tokens(IMAGES), torch.cat([last, first, final], dim=2))
+    row = load_encoder(f"{spec}?layer=-1,0,final&join=tokens")
+    assert (row.num_prefix, row.num_grids, row.num_tokens) == (3, 3, 51)
+    parts = [last, first, final]
+    expected = torch.cat([*(part[:, :1] for part in parts), *(part[:, 1:] for part in parts)], dim=1)
+    assert torch.equal(row.tokens(IMAGES), expected)
+    assert row.boxes.shape == (51, 4) and torch.equal(row.boxes[3:19], row.boxes[35:51])
+
+
+def test_stages_join_once_their_grids_are_equal(folder: Path) -> None:
+    with pytest.raises(EncoderError, match="join=width needs layers of one grid: 8x8 of width 24"):
+        load_encoder(f"timm:{folder}/net?layer=1,3&join=width")
+    joined = load_encoder(f"timm:{folder}/net?layer=1,3&join=width&pool=2x2")
+    one, other = (load_encoder(f"timm:{folder}/net?layer={n}&pool=2x2").tokens(IMAGES) for n in (1, 3))
+    assert joined.width == 24 + 64 and torch.equal(joined.tokens(IMAGES), torch.cat([one, other], dim=2))
+    with pytest.raises(EncoderError, match="join=tokens needs layers of one width"):
+        load_encoder(f"timm:{folder}/net?layer=1,3&join=tokens&pool=2x2")
+
+
+def test_several_layers_are_several_encoders(folder: Path) -> None:
+    specs = parse_specs([f"vit=timm:{folder}/vit?layer=0,-2,final&pool=2x2", "demo:clip"])
+    assert [spec.alias for spec in specs] == ["vit-layer0", "vit-layer-2", "vit-final", "clip"]
+    assert [spec.settings().layers for spec in specs[:3]] == [(0,), (-2,), (None,)]
+    assert all(spec.settings().pool == (2, 2) for spec in specs[:3])
+    assert [EncoderSpec.parse(str(spec)) for spec in specs] == specs
+
+
+def test_prefix_can_be_dropped(folder: Path) -> None:
+    kept, dropped = (load_encoder(f"timm:{folder}/vit?prefix={word}") for word in ("keep", "drop"))
+    assert (kept.num_prefix, dropped.num_prefix) == (1, 0)
+    assert torch.equal(dropped.tokens(IMAGES), kept.tokens(IMAGES)[:, 1:])
+    assert torch.equal(dropped.boxes, kept.boxes[1:])
+
+
+def test_variants_of_one_model_share_a_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["", "?pool=2x2", "?layer=0", "?layer=-1,0&join=width", "?dtype=fp32", "?dtype=bf16"]
+    encoders = [load_encoder(f"timm:{folder}/vit{option}") for option in options]
+    encoders.append(load_encoder(f"hf:{folder}/dino"))
+    apart = [encoder.tokens(IMAGES) for encoder in encoders]
+    passes = []
+    for encoder in encoders:
+        forward = encoder._forward  # type: ignore[attr-defined]
+        monkeypatch.setattr(
+            encoder, "_forward", lambda images, layers, run=forward: passes.append(layers) or run(images, layers)
+        )
+    together = tokens_together(encoders, IMAGES)
+    assert all(torch.equal(one, other) for one, other in zip(apart, together, strict=True))
+    assert [sorted(layers, key=str) for layers in passes] == [[-1, 0, None], [None], [None]]
+    assert len({encoder.fingerprint for encoder in encoders}) == len(encoders)
+
+
+def test_every_option_that_changes_values_changes_the_fingerprint(folder: Path) -> None:
+    options = ["layer=0", "layer=0,1&join=width", "layer=0,1&join=tokens", "layer=1,0&join=tokens", "pool=2x2"]
+    options += ["prefix=drop", "size=64", "size=32x48", "dtype=fp32", "dtype=bf16"]
+    found = {load_encoder(f"timm:{folder}/vit?{option}").fingerprint for option in options}
+    assert len(found) == len(options)
+    assert load_encoder(f"timm:{folder}/vit?views=3").fingerprint == load_encoder(f"a=timm:{folder}/vit").fingerprint
+
+
+def test_views_are_crops_with_boxes_of_their_own(folder: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(f"timm:{folder}/vit?views=3&dtype=fp32")
+    assert encoder.view(0) is encoder and encoder.views == 3
+    views = [encoder.view(number) for number in range(3)]
+    assert len({view.fingerprint for view in views}) == 3
+    image = picture(1, size=(64, 64))
+    for view in views[1:]:
+        left, top, width, height = view.preprocess.window
+        assert width == height and 0.5 <= width * height <= 0.9
+        assert min(left, top) >= 0 and max(left + width, top + height) <= 1
+        # The boxes of the whole view are its window: the first cell starts at its corner, the last ends there.
+        cells = view.boxes[1:]
+        assert torch.allclose(cells[0, :2] - cells[0, 2:] / 2, torch.tensor([left, top]))
+        assert torch.allclose(cells[-1, :2] + cells[-1, 2:] / 2, torch.tensor([left + width, top + height]))
+        assert torch.allclose(view.boxes[0], torch.tensor([left + width / 2, top + height / 2, width, height]))
+    plain = Preprocess(
+        resize="exact", size=(64, 64), interpolation="bicubic", crop=None, mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    left, top, side, _ = plain.__class__(**{**plain.__dict__, "view": 2}).window
+    box = (64 * left, 64 * top, 64 * (left + side), 64 * (top + side))
+    expected = image.resize((64, 64), Image.Resampling.BICUBIC, box=box)
+    pixels = plain.__class__(**{**plain.__dict__, "view": 2})(image)
+    assert torch.equal(
+        (pixels * 255).round().to(torch.uint8).permute(1, 2, 0), torch.tensor(list(expected.getdata())).view(64, 64, 3)
+    )
+    with pytest.raises(EncoderError, match="views are 0 to 2"):
+        encoder.view(3)
+    paths = pictures(tmp_path / "images", 2)
+    digests = extract(paths, views, root=tmp_path / "store", progress="none")
+    for view in views:
+        read = FeatureStore(tmp_path / "store", view).read([digests[path] for path in paths])
+        pixels = torch.stack([view.preprocess(Image.open(path)) for path in paths])
+        assert torch.allclose(read.tokens, view.tokens(pixels), atol=1e-5)
+        assert torch.equal(read.boxes[0], view.boxes)
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "words"),
+    [
+        ("timm", {"layer": "1,1"}, "names a layer twice"),
+        ("timm", {"layer": "1,last"}, "whole number"),
+        ("timm", {"layer": "1", "join": "width"}, "needs several layers"),
+        ("timm", {"layer": "1,2", "join": "wide"}, "did you mean 'width'"),
+        ("timm", {"size": "224x"}, "HEIGHTxWIDTH"),
+        ("timm", {"size": "0"}, "HEIGHTxWIDTH"),
+        ("timm", {"views": "0"}, "1 to 99"),
+        ("timm", {"views": "100"}, "1 to 99"),
+        ("timm", {"prefix": "dorp"}, "did you mean 'drop'"),
+        ("timm", {"top": "3"}, "unknown option 'top'"),
+        ("regions", {"pool": "7x7"}, "unknown option 'pool'"),
+        ("open_clip", {"revision": "main"}, "unknown option 'revision'"),
+    ],
+)
+def test_refused_options(backend: str, options: dict[str, str], words: str) -> None:
+    with pytest.raises(EncoderError, match=words) as caught:
+        read_settings(options, backend=backend, source="a=timm:b")
+    assert "a=timm:b" in str(caught.value) and backend in OWN
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width", "shape"),
+    [
+        (49, 224, 224, (7, 7)),
+        (70, 224, 320, (7, 10)),
+        (15, 40, 72, (3, 5)),  # stride 16 with padding: 2.5 and 4.5 rounded up
+        (8, 40, 72, (2, 4)),  # and without
+        (50, 224, 224, None),
+    ],
+)
+def test_grid_of_a_count(count: int, height: int, width: int, shape: tuple[int, int] | None) -> None:
+    assert grid_shape(count, height=height, width=width) == shape

@@ -1,0 +1,161 @@
+"""Region features: every form gives the same rows and boxes, by hand; damage and ambiguity are refused by name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import encoders_regions as made
+import h5py
+import numpy as np
+import pytest
+import torch
+from encoders_regions import SIZES, boxes, features
+
+from encoders import load_encoder
+from encoders.base import FileEncoder
+from encoders.errors import EncoderError
+from encoders.store import FeatureStore
+
+FORMS: dict[str, Callable[[Path], None]] = {
+    "bottom-up tsv": lambda folder: made.butd_tsv(folder / "karpathy_train.tsv.0"),
+    "lxmert tsv": lambda folder: made.lxmert_tsv(folder / "val2014_obj36.tsv"),
+    "uniter npz": made.uniter_npz,
+    "torch npz": made.torch_npz,
+    "safetensors": made.one_safetensors_each,
+    "hdf5 groups": lambda folder: made.hdf5_groups(folder / "obj36.h5"),
+    "hdf5 stacked": lambda folder: made.hdf5_stacked(folder / "trainval36.hdf5"),
+    "gqa objects": made.gqa_objects,
+}
+PATHS = {image: Path(f"anywhere/COCO_val2014_{image:012d}.jpg") for image in SIZES}
+
+
+def load(folder: Path, options: str = "") -> FileEncoder:
+    encoder = load_encoder(f"butd=regions:{folder}{options}")
+    assert isinstance(encoder, FileEncoder)
+    return encoder
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_regions(tmp_path: Path, form: str) -> None:
+    FORMS[form](tmp_path / "butd")
+    encoder = load(tmp_path / "butd")
+    assert (encoder.name, encoder.width, encoder.grid, encoder.num_prefix) == ("regions:butd", 8, (1, 3), 0)
+    assert len(encoder.images()) == 3
+    found = encoder.rows([PATHS[3], PATHS[1], PATHS[2], PATHS[1]])
+    assert found.lengths.tolist() == [3, 1, 2, 1]
+    order = (3, 1, 2, 1)
+    assert np.array_equal(found.tokens.numpy(), np.concatenate([features(image) for image in order]))
+    assert np.allclose(found.boxes.numpy(), np.concatenate([boxes(image) for image in order]), atol=1e-6)
+    assert found.boxes[2].tolist() == [0.75, 0.75, 0.5, 0.5]
+
+
+def test_second_load_reads_only_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.butd_tsv(tmp_path / "butd" / "a.tsv")
+    first = load(tmp_path / "butd")
+    monkeypatch.setattr("encoders.region_files.TsvFile.entries", lambda _self: pytest.fail("scanned again"))
+    again = load(tmp_path / "butd")
+    assert again.fingerprint == first.fingerprint
+    assert torch.equal(again.rows([PATHS[2]]).tokens, first.rows([PATHS[2]]).tokens)
+
+
+def test_fingerprint_follows_the_bytes_and_not_the_place(tmp_path: Path) -> None:
+    made.butd_tsv(tmp_path / "butd" / "a.tsv")
+    before = load(tmp_path / "butd").fingerprint
+    shutil.copytree(tmp_path / "butd", tmp_path / "moved")
+    assert load(tmp_path / "moved").fingerprint == before
+    assert load(tmp_path / "butd", "?top=2").fingerprint != before
+    assert load(tmp_path / "butd", "?dtype=fp32").fingerprint != before
+    text = (tmp_path / "butd" / "a.tsv").read_text()
+    (tmp_path / "butd" / "a.tsv").write_text(text.replace("AAAA", "AACA", 1))
+    assert load(tmp_path / "butd").fingerprint != before
+
+
+def test_at_most_top_regions(tmp_path: Path) -> None:
+    made.one_safetensors_each(tmp_path / "butd")
+    encoder = load(tmp_path / "butd", "?top=2")
+    found = encoder.rows([PATHS[3], PATHS[1]])
+    assert encoder.grid == (1, 2) and found.lengths.tolist() == [2, 1]
+    assert np.array_equal(found.tokens.numpy(), np.concatenate([features(3)[:2], features(1)]))
+
+
+def test_grids_and_plain_rows_of_npy(tmp_path: Path) -> None:
+    (tmp_path / "grid").mkdir()
+    np.save(tmp_path / "grid" / "5.npy", np.arange(12, dtype=np.float32).reshape(2, 3, 2))
+    found = load(tmp_path / "grid").rows([Path("5.jpg")])
+    assert found.tokens[:, 0].tolist() == [0, 2, 4, 6, 8, 10]
+    assert np.allclose(found.boxes[4].numpy(), [0.5, 0.75, 1 / 3, 0.5])
+    (tmp_path / "rows").mkdir()
+    np.save(tmp_path / "rows" / "5.npy", np.ones((4, 2), np.float32))
+    np.save(tmp_path / "rows" / "5_info.npy", np.array({"pickled": 1}, dtype=object))
+    assert load(tmp_path / "rows").rows([Path("5.jpg")]).boxes.tolist() == [[0.5, 0.5, 1, 1]] * 4
+
+
+def test_images_are_found_by_stem_before_number(tmp_path: Path) -> None:
+    (tmp_path / "butd").mkdir()
+    for name in ("7", "a_0007", "b_9"):
+        np.save(tmp_path / "butd" / f"{name}.npy", np.full((1, 2), len(name), np.float32))
+    encoder = load(tmp_path / "butd")
+    assert encoder.rows([Path("7.jpg"), Path("a_0007.png"), Path("x/9.jpg")]).tokens[:, 0].tolist() == [1, 6, 3]
+    with pytest.raises(EncoderError, match="c_07.jpg could be any of 7, a_0007"):
+        encoder.rows([Path("c_07.jpg")])
+    with pytest.raises(EncoderError, match="no regions of b_8.jpg; did you mean 'b_9'"):
+        encoder.rows([Path("b_8.jpg")])
+    with pytest.raises(EncoderError, match="looks features up by file"):
+        encoder.tokens(torch.zeros(1, 3, 8, 8))
+
+
+def test_rows_go_through_the_store(tmp_path: Path) -> None:
+    made.butd_tsv(tmp_path / "butd" / "a.tsv")
+    encoder = load(tmp_path / "butd", "?dtype=fp32")
+    found = encoder.rows([PATHS[3], PATHS[1]])
+    store = FeatureStore(tmp_path / "store", encoder)
+    store.write_part(["3" * 64, "1" * 64], found.tokens, lengths=found.lengths)
+    read = store.read(["1" * 64, "3" * 64])
+    assert read.valid.tolist() == [[True, False, False], [True, True, True]]
+    assert np.array_equal(read.tokens[0, :1].numpy(), features(1))
+    assert np.array_equal(read.tokens[1].numpy(), features(3))
+
+
+def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
+    def npz(name: str, **arrays: np.ndarray) -> None:
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "1.npz", **arrays)
+
+    ones = np.ones((2, 3), np.float32)
+    npz("nothing", something=ones)
+    npz("pixels", features=ones, boxes=np.array([[0, 0, 50, 60]] * 2))
+    npz("uneven", features=ones, norm_bb=np.zeros((3, 4)))
+    npz("pickled", features=np.array([{"a": 1}], dtype=object))
+    for name, text in {"columns": "1\t2\t3\n", "number": "1\t640\tx\t1\tAAAA\tAAAA\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.tsv").write_text(text)
+    (tmp_path / "empty").mkdir()
+    made.butd_tsv(tmp_path / "twice" / "a.tsv")
+    made.butd_tsv(tmp_path / "twice" / "b.tsv")
+    made.one_safetensors_each(tmp_path / "widths")
+    np.save(tmp_path / "widths" / "4.npy", ones)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n half")
+    (tmp_path / "unnamed").mkdir()
+    with h5py.File(tmp_path / "unnamed" / "a.h5", "w") as file:
+        file["image_features"] = np.zeros((2, 3, 4))
+    cases = {
+        "nothing": "no features of image 1: it has something",
+        "pixels": "boxes of image 1 lie outside it; in pixels they need image_w and image_h",
+        "uneven": "are not regions",
+        "pickled": "allow_pickle=False",
+        "columns": "has 3 columns where region files have 6 or 10",
+        "number": "at byte 0 is no line of region features",
+        "empty": "has no files of region features",
+        "twice": "image 1 is in .*a.tsv and in .*b.tsv",
+        "widths": "features of widths 3, 8",
+        "torn": "cannot read region features .*a.h5",
+        "unnamed": "does not say which row is whose image",
+        "twic": "did you mean 'twice'",
+    }
+    for name, words in cases.items():
+        with pytest.raises(EncoderError, match=words) as caught:
+            load(tmp_path / name)
+        assert "\n" not in str(caught.value)
