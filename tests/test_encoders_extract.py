@@ -204,6 +204,9 @@ class Looked(FileEncoder):
     alias, name, width, grid, num_prefix, num_params = "regions", "test:regions", 2, (1, 3), 0, 0
     dtype, preprocess, fingerprint = "fp16", PLAIN, "cd" * 32
 
+    def images(self) -> list[str]:
+        return [f"{number:05d}" for number in range(10)]
+
     def rows(self, paths: Sequence[Path]) -> Rows:
         numbers = torch.tensor([int(path.stem) for path in paths])
         lengths = numbers % 4
