@@ -119,6 +119,16 @@ def test_values_that_the_precision_cannot_hold_are_refused(tmp_path: Path) -> No
     assert not list(tmp_path.glob("*/part-*"))
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "fp32", "bf16"])
+def test_infinite_values_are_refused_and_the_largest_kept(tmp_path: Path, dtype: str) -> None:
+    store = FeatureStore(tmp_path, replace(META, dtype=dtype))
+    for value in (float("inf"), float("-inf"), float("nan")):
+        with pytest.raises(StoreError, match=f"not finite in {dtype}$"):
+            store.write_part([A], torch.tensor([[[1.0, -2.0, value]] * 2]))
+    store.write_part([A], torch.full((1, 2, 3), -65280.0))  # a value of all three precisions
+    assert store.read([A]).tokens.unique().tolist() == [-65280.0]
+
+
 def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="do not fit"):
         FeatureStore(tmp_path, META).write_part([A], torch.ones(1, 2, 4))
