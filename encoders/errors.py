@@ -32,6 +32,10 @@ class ImageError(ValueError):
         self.problems = problems
 
 
+class UndecodableError(ImageError):
+    """Image files that are there, and will never decode; on request an extraction goes on without them."""
+
+
 def nearest(value: str, choices: Iterable[str], *, shown: int = 12) -> str:
     """The second half of an error message: the nearest valid choice, and the choices where they are few."""
     names = list(choices)

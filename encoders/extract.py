@@ -1,65 +1,36 @@
 """Fills feature stores: image files and encoders in, complete parts on disk out, and each file's digest.
 
-Every image is read and decoded once for all encoders that still need it, in threads that run ahead of the
-encoders. The batches are fixed by the order of the images, so the same call gives the same bytes. What is
-stored is never computed again.
+Every image is decoded once for all encoders that lack it; encoders that share a model share its pass. Decoding
+runs ahead of the encoders and writing behind them. What is computed in which batch is fixed by `encoders.plan`,
+so the same call gives the same bytes however often it was killed, and several processes share the work.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
-from jaxtyping import Float
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from encoders.base import Encoder
-from encoders.errors import ImageError
-from encoders.images import check_all, decode, digest_all, image_digest, whole_files_only
-from encoders.preprocess import Preprocess
+from encoders.base import Encoder, FileEncoder
+from encoders.decoding import Decoded, Job, decoded
+from encoders.durable import LOCK, WriterLock, sweep
+from encoders.errors import ImageError, StoreError, UndecodableError
+from encoders.images import Undecodable, digest_all, find_problems, image_digest, whole_files_only
+from encoders.module import tokens_together
+from encoders.plan import PART_IMAGES, Block, Plan, Shard
 from encoders.store import FeatureStore
 
-__all__ = ["extract", "image_digest"]
+__all__ = ["Shard", "extract", "image_digest"]
 
-PART_BYTES = 128 * 2**20
-"""About how large a part becomes; always a whole number of batches."""
-
-
-class _Batch(NamedTuple):
-    """Images decoded for several encoders: a stack for each distinct preprocessing, no failed images."""
-
-    digests: list[str]
-    pixels: dict[Preprocess, Float[Tensor, "b 3 h w"]]
-    problems: dict[str, str]
-
-
-class _Writer:
-    """Collects one encoder's batches and writes them out a part at a time."""
-
-    def __init__(self, encoder: Encoder, store: FeatureStore, *, batch_size: int) -> None:
-        self.encoder = encoder
-        self._store = store
-        self._limit = max(1, PART_BYTES // (store.bytes_per_image * batch_size)) * batch_size
-        self._digests: list[str] = []
-        self._tokens: list[Tensor] = []
-
-    def add(self, batch: _Batch) -> None:
-        tokens = self.encoder.tokens(batch.pixels[self.encoder.preprocess])
-        self._tokens.append(tokens.cpu())
-        self._digests += batch.digests
-        if len(self._digests) >= self._limit:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._digests:
-            self._store.write_part(self._digests, torch.cat(self._tokens))
-            self._digests, self._tokens = [], []
+INDEX_EVERY = 64
+"""Parts that are completed before the index is written again."""
 
 
 def extract(
@@ -70,98 +41,258 @@ def extract(
     batch_size: int = 64,
     progress: Literal["bar", "none"] = "bar",
     workers: int | None = None,
+    shard: Shard = Shard(),  # noqa: B008  an immutable value
+    undecodable: Literal["refuse", "exclude"] = "refuse",
+    part_images: int = PART_IMAGES,
 ) -> dict[Path, str]:
     """Makes sure that the features of all images by all encoders are stored under `root`.
 
     Args:
         images: files; those of equal bytes share one entry.
-        encoders: two with one fingerprint share one store.
+        encoders: two with one fingerprint share one store; each view of an encoder has its own.
         batch_size: images a forward pass.
         progress: a bar with rate and time left on standard error, or none; nothing is shown when nothing is
             to do.
         workers: decoding threads; by default one a core, at most 8.
+        shard: the share of this process, where several divide the work.
+        undecodable: refuse images that cannot be decoded, or leave them out and put them on record under `root`.
+        part_images: images a part, at most.
 
     Returns:
-        Each file's digest, the key of its features.
+        Each file's digest, the key of its features; files that were left out are absent.
 
     Raises:
         ImageError: files are missing, no images, or cut short; all are named. Files that are plainly broken
             are found before anything is computed. Where damage shows only in decoding, the others' features
             are still stored.
-        StoreError: a store is torn, altered, or cannot be written.
+        StoreError: a store is torn, altered, cannot be written, or is being written by another process.
     """
     workers = workers or min(8, os.cpu_count() or 1)
+    distinct = {each.fingerprint: each for one in encoders for each in _views(one)}
     with whole_files_only(), ThreadPoolExecutor(workers) as pool:
         digests = digest_all(images, pool)
         files = {digest: path for path, digest in reversed(digests.items())}
-        todo = _plan(list(dict.fromkeys(digests.values())), encoders, root)
-        check_all([files[digest] for wanted in todo.values() for digest in wanted], pool)
-        total = sum(map(len, todo.values()))
+        stores = [FeatureStore(root, encoder) for encoder in distinct.values()]
+        plan = Plan.of(list(dict.fromkeys(digests.values())), stores, batch_size=batch_size, part_images=part_images)
+        work = _Extraction(plan, list(distinct.values()), stores, files, Undecodable(root), undecodable)
+        jobs = work.jobs(plan.blocks[shard.index :: shard.count])
+        work.look_ahead(find_problems([files[d] for job in jobs if job.preprocesses for d in job.digests], pool))
+        jobs = work.jobs(plan.blocks[shard.index :: shard.count])
         label = " ".join(dict.fromkeys(encoder.alias for encoder in encoders))
-        problems: dict[str, str] = {}
+        total = sum(len(job.digests) for job in jobs)
         with tqdm(total=total, unit="img", desc=f"features {label}", disable=progress == "none" or not total) as bar:
-            for needing, wanted in todo.items():
-                jobs = [(files[digest], digest) for digest in wanted]
-                writers = [
-                    _Writer(encoders[i], FeatureStore(root, encoders[i]), batch_size=batch_size) for i in needing
-                ]
-                for batch in _batches(jobs, writers, pool, batch_size=batch_size, ahead=2 * workers):
-                    problems |= batch.problems
-                    if batch.digests:
-                        for writer in writers:
-                            writer.add(batch)
-                    bar.update(len(batch.digests) + len(batch.problems))
-                for writer in writers:
-                    writer.flush()
-    if problems:
-        raise ImageError(problems)
-    return digests
+            for batch in work.run(jobs, pool):
+                bar.update(len(batch.job.digests))
+    if work.problems:
+        raise ImageError(work.problems)
+    return {path: digest for path, digest in digests.items() if digest not in work.excluded}
 
 
-def _plan(digests: Sequence[str], encoders: Sequence[Encoder], root: Path) -> dict[tuple[int, ...], list[str]]:
-    """Positions of the encoders that lack an image -> those images, in order; they share their batches."""
-    first: dict[str, int] = {}
-    for position, encoder in enumerate(encoders):
-        first.setdefault(encoder.fingerprint, position)
-    lacking: dict[str, list[int]] = {}
-    for position in first.values():
-        for digest in FeatureStore(root, encoders[position]).missing(digests):
-            lacking.setdefault(digest, []).append(position)
-    plan: dict[tuple[int, ...], list[str]] = {}
-    for digest in digests:
-        if digest in lacking:
-            plan.setdefault(tuple(lacking[digest]), []).append(digest)
-    return plan
+class _Writer:
+    """Collects one encoder's features, and knows which images of a block it lacks."""
+
+    def __init__(self, encoder: Encoder, store: FeatureStore, plan: Plan) -> None:
+        self.encoder, self.store = encoder, store
+        self.lacking: set[str] = set()
+        self._plan, self._size = plan, plan.part_size(store)
+        self._writing: Future[Path] | None = None
+        self._empty()
+
+    def add(self, digests: Sequence[str], tokens: Tensor, lengths: NDArray[Any], boxes: Tensor | None = None) -> None:
+        self._digests += digests
+        self._chunks.append(self.store.encode(tokens.reshape(-1, tokens.shape[-1])))
+        self._lengths.append(lengths)
+        if boxes is not None:
+            self._boxes.append(boxes.numpy().astype("<f4"))
+
+    def is_full(self, end: int) -> bool:
+        """Whether a part ends where `end` images of the block are done."""
+        return bool(self._digests) and (end % self._size == 0)
+
+    def write(self, disk: ThreadPoolExecutor) -> None:
+        """Hands a part over to be written, once the one before is on disk, so that a kill never loses more."""
+        self.settle()
+        lengths = np.concatenate(self._lengths).astype("<i4")
+        boxes = np.concatenate(self._boxes) if self._boxes else None
+        digests, chunks = self._digests, self._chunks
+        self._empty()
+        self._writing = disk.submit(
+            self.store.write_encoded, digests, chunks, lengths, boxes=boxes, plan=self._plan.name
+        )
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Raises what a write failed of, as soon as that is known."""
+        if self._writing is not None and (wait or self._writing.done()):
+            self._writing.result()
+            self._writing = None
+
+    def _empty(self) -> None:
+        self._digests: list[str] = []
+        self._chunks: list[NDArray[Any]] = []
+        self._lengths: list[NDArray[Any]] = []
+        self._boxes: list[NDArray[np.float32]] = []
 
 
-def _batches(
-    jobs: Sequence[tuple[Path, str]],
-    writers: Sequence[_Writer],
-    pool: ThreadPoolExecutor,
-    *,
-    batch_size: int,
-    ahead: int,
-) -> Iterator[_Batch]:
-    """Decoded batches in order, with at most `ahead` batches in work or waiting."""
-    preprocesses = list(dict.fromkeys(writer.encoder.preprocess for writer in writers))
-    chunks = (jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size))
-    waiting: deque[Future[_Batch]] = deque()
-    for chunk in chunks:
-        waiting.append(pool.submit(_decode_batch, chunk, preprocesses))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+class _Extraction:
+    """One process's work on a plan.
 
+    Attributes:
+        problems: path -> why its features could not be computed.
+        excluded: digests that are on record as undecodable, where they are to be left out.
+    """
 
-def _decode_batch(jobs: Sequence[tuple[Path, str]], preprocesses: Sequence[Preprocess]) -> _Batch:
-    digests, images = [], []
-    problems: dict[str, str] = {}
-    for path, digest in jobs:
+    def __init__(
+        self,
+        plan: Plan,
+        encoders: Sequence[Encoder],
+        stores: Sequence[FeatureStore],
+        files: Mapping[str, Path],
+        record: Undecodable,
+        undecodable: Literal["refuse", "exclude"],
+    ) -> None:
+        self.problems: dict[str, str] = {}
+        self.excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set()
+        self._plan, self._files, self._record, self._undecodable = plan, files, record, undecodable
+        self._writers = [_Writer(*pair, plan) for pair in zip(encoders, stores, strict=True)]
+        self._locks: list[WriterLock] = []
+
+    def jobs(self, blocks: Sequence[Block]) -> list[Job]:
+        """The batches of these blocks in which an encoder lacks an image."""
+        found = []
+        for block in blocks:
+            writers = [self._writers[position] for position in block.stores]
+            lacking = {d for writer in writers for d in writer.store.missing(block.digests)} - self.excluded
+            pixels = dict.fromkeys(w.encoder.preprocess for w in writers if w.encoder.reads == "pixels")
+            for start in range(0, len(block.digests), self._plan.batch_size):
+                chunk = block.digests[start : start + self._plan.batch_size]
+                wanted = tuple(digest for digest in chunk if digest in lacking)
+                if wanted:
+                    found.append(Job(block, start + len(chunk), wanted, tuple(pixels)))
+        return found
+
+    def look_ahead(self, problems: Mapping[Path, str]) -> None:
+        """Refuses, or puts on record, what is known not to decode before anything is computed."""
+        if problems and self._undecodable == "refuse":
+            raise ImageError({str(path): why for path, why in problems.items()})
+        digests = {path: digest for digest, path in self._files.items()}
+        for path, why in problems.items():
+            self._leave_out(digests[path], why)
+
+    def run(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[Decoded]:
+        """Computes and stores; yields each batch when it is done."""
+        if not jobs:
+            self._finish(written=False)
+            return
+        self._prepare(jobs)
+        block: Block | None = None
+        disk = ThreadPoolExecutor(1)
         try:
-            images.append(decode(path, digest, preprocesses))
-            digests.append(digest)
-        except ImageError as error:
-            problems |= error.problems
-    stacks = [torch.stack(list(planes)) for planes in zip(*images, strict=True)]
-    return _Batch(digests, dict(zip(preprocesses, stacks, strict=False)), problems)
+            for batch in decoded(jobs, self._files, pool):
+                if batch.job.block is not block:
+                    self._end(block, disk)
+                    block = batch.job.block
+                    self._begin(block)
+                self._note(batch)
+                self._compute(batch)
+                self._write(block, batch.job.end, disk)
+                yield batch
+            self._end(block, disk)
+            for writer in self._writers:
+                writer.settle()
+            disk.shutdown()
+        finally:
+            disk.shutdown(cancel_futures=True)
+            _release(self._locks)
+        self._finish(written=True)
+
+    def _prepare(self, jobs: Sequence[Job]) -> None:
+        needed: dict[int, set[str]] = {}
+        for job in jobs:
+            for position in job.block.stores:
+                needed.setdefault(position, set()).update(job.digests)
+        for position, digests in needed.items():
+            store = self._writers[position].store
+            lacking = len(store.missing(list(digests)))
+            store.require_space(lacking * store.bytes_per_image if store.meta.boxes else 0)
+            store.prepare()
+
+    def _begin(self, block: Block) -> None:
+        """Takes the block, and sees what is still lacking: another process may have completed it meanwhile."""
+        for position in block.stores:
+            writer = self._writers[position]
+            lock = WriterLock(writer.store.folder / f"{LOCK}{self._plan.name}-{block.number}")
+            lock.acquire()
+            self._locks.append(lock)
+            part_list = writer.store.part_list
+            part_list.refresh()
+            if part_list.num_unindexed >= INDEX_EVERY:
+                part_list.write_index()
+            writer.lacking = set(writer.store.missing(block.digests))
+
+    def _end(self, block: Block | None, disk: ThreadPoolExecutor) -> None:
+        """Writes what is left of the block; it is given back when that is on disk."""
+        if block is not None:
+            self._write(block, 0, disk)
+            disk.submit(_release, self._locks[-len(block.stores) :])
+
+    def _note(self, batch: Decoded) -> None:
+        for digest, error in batch.failures.items():
+            if self._undecodable == "exclude" and isinstance(error, UndecodableError):
+                self._leave_out(digest, *error.problems.values())
+            else:
+                self.problems |= error.problems
+
+    def _leave_out(self, digest: str, why: str) -> None:
+        path = self._files[digest]
+        self._record.record(digest, path, why.removeprefix(f"{path}: "))
+        self.excluded.add(digest)
+
+    def _compute(self, batch: Decoded) -> None:
+        """Features of the images that each encoder lacks; encoders that lack the same share a pass."""
+        together: dict[tuple[Any, tuple[int, ...]], list[_Writer]] = {}
+        for position in batch.job.block.stores:
+            writer = self._writers[position]
+            rows = tuple(row for row, digest in enumerate(batch.digests) if digest in writer.lacking)
+            if not rows:
+                continue
+            if isinstance(writer.encoder, FileEncoder):
+                digests = [batch.digests[row] for row in rows]
+                found = writer.encoder.rows([self._files[digest] for digest in digests])
+                writer.add(digests, found.tokens, found.lengths.numpy(), found.boxes)
+            else:
+                together.setdefault((writer.encoder.preprocess, rows), []).append(writer)
+        for (preprocess, rows), writers in together.items():
+            pixels = batch.pixels[preprocess]
+            digests = [batch.digests[row] for row in rows]
+            chosen = pixels if len(rows) == len(pixels) else pixels[list(rows)]
+            tokens = tokens_together([writer.encoder for writer in writers], chosen)
+            for writer, own in zip(writers, tokens, strict=True):
+                writer.add(digests, own, np.full(len(rows), own.shape[1]))
+
+    def _write(self, block: Block, end: int, disk: ThreadPoolExecutor) -> None:
+        """Hands over the parts that end here; 0 is the end of the block."""
+        for position in block.stores:
+            self._writers[position].settle(wait=False)
+            if self._writers[position].is_full(end):
+                self._writers[position].write(disk)
+
+    def _finish(self, *, written: bool) -> None:
+        """Brings the indexes up to date; a store that cannot be written, and lacks nothing, is left as it is."""
+        for store in (writer.store for writer in self._writers):
+            store.part_list.refresh()
+            try:
+                sweep(store.folder)
+                if store.part_list.num_unindexed:
+                    store.part_list.write_index()
+            except (StoreError, OSError) as error:
+                if written:
+                    raise StoreError(f"cannot write the feature store {store.folder}: {error}") from error
+
+
+def _release(locks: Sequence[WriterLock]) -> None:
+    for lock in locks:
+        lock.release()
+
+
+def _views(encoder: Encoder) -> list[Encoder]:
+    return [encoder.view(number) for number in range(encoder.views)]

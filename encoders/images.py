@@ -1,5 +1,5 @@
 """Image files as the extraction needs them: a digest of their bytes, and their pixels or the reason why there
-are none.
+are none, which can be put on record.
 
 A file cut short must never give features, so PIL's tolerance for truncated files is off here, whatever other
 code in the process set.
@@ -19,7 +19,8 @@ from jaxtyping import Float
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from encoders.errors import ImageError
+from encoders.durable import write_whole
+from encoders.errors import ImageError, StoreError, UndecodableError
 from encoders.preprocess import Preprocess
 
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -58,36 +59,67 @@ def digest_all(paths: Sequence[Path], pool: Executor) -> dict[Path, str]:
     return digests
 
 
-def check_all(paths: Sequence[Path], pool: Executor) -> None:
+def find_problems(paths: Sequence[Path], pool: Executor) -> dict[Path, str]:
     """Finds files that are no images, or cut short, before any time is spent on encoding.
 
     Only headers and endings are read; a file that does not end as its format does is decoded to make sure.
 
-    Raises:
-        ImageError: some cannot be decoded; it names them all.
+    Returns:
+        What is wrong with each file that cannot be decoded.
     """
-    found = [problem for problem in pool.map(_problem, paths) if problem is not None]
-    if found:
-        raise ImageError(dict(found))
+    return {path: why for path, why in zip(paths, pool.map(_problem, paths), strict=True) if why is not None}
 
 
-def decode(path: Path, digest: str, preprocesses: Sequence[Preprocess]) -> list[Float[Tensor, "3 h w"]]:
-    """One file decoded once, and preprocessed for several encoders.
+def decode(
+    path: Path, digest: str, preprocesses: Sequence[Preprocess], planes: Sequence[Float[Tensor, "3 h w"]]
+) -> None:
+    """Decodes one file once, and preprocesses it for several encoders, into the planes given.
 
     Raises:
-        ImageError: it cannot be decoded, or is no longer the file that the digest was taken of.
+        UndecodableError: it is no image that can be decoded.
+        ImageError: it is gone, or no longer the file that the digest was taken of.
     """
     try:
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ImageError({str(path): "it changed while it was being read"})
+    except OSError as error:
+        raise ImageError({str(path): _reason(error)}) from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ImageError({str(path): "it changed while it was being read"})
+    try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return [preprocess(image) for preprocess in preprocesses]
-    except ImageError:
-        raise
+            for preprocess, plane in zip(preprocesses, planes, strict=True):
+                plane.copy_(preprocess(image))
     except FAILURES as error:
-        raise ImageError({str(path): _reason(error)}) from error
+        raise UndecodableError({str(path): _reason(error)}) from error
+
+
+class Undecodable:
+    """The record of images that were left out because they cannot be decoded: a small file for each, by digest.
+
+    Args:
+        root: the folder of the feature stores.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "undecodable"
+
+    def reasons(self) -> dict[str, str]:
+        """Digest -> name of the file and what is wrong with it."""
+        return {file.stem: file.read_text(encoding="utf-8") for file in sorted(self.folder.glob("*.txt"))}
+
+    def record(self, digest: str, path: Path, reason: str) -> None:
+        """Puts an image on record.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        text = f"{path.name} ({reason})".encode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / f"{digest}.txt", lambda handle: handle.write(text))
+        except OSError as error:
+            raise StoreError(f"cannot write {self.folder}: {error}") from error
 
 
 @contextmanager
@@ -108,7 +140,7 @@ def _digest_or_error(path: Path) -> str | ImageError:
         return error
 
 
-def _problem(path: Path) -> tuple[str, str] | None:
+def _problem(path: Path) -> str | None:
     try:
         with path.open("rb") as handle, Image.open(handle) as image:
             tail = TAILS.get(image.format or "")
@@ -119,7 +151,7 @@ def _problem(path: Path) -> tuple[str, str] | None:
             with Image.open(path) as image:
                 image.load()
     except FAILURES as error:
-        return str(path), _reason(error)
+        return _reason(error)
     return None
 
 

@@ -1,85 +1,101 @@
 """One part of a feature store: a safetensors file that is complete or absent.
 
-A part holds the tokens of many images, rows concatenated, with the images' digests and how many rows each
-has. It is written under a temporary name, flushed, and renamed; its header carries a checksum of all its
-bytes of data, and its name is made from that checksum, so equal content is one file and writers never share
-one. Nothing is ever unpickled.
+A part holds the tokens of many images, rows concatenated, and a table with each image's digest, number of rows
+and checksum; stores whose images have boxes of their own (regions) keep those beside the tokens. Its header
+carries a checksum of the table, and its name is made from that, so equal content is one file and writers
+never share one. Each image's checksum is compared when the image is first read: damage is never a feature.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
-import struct
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from torch import Tensor
 
+from encoders.durable import write_whole
 from encoders.errors import StoreError
+from encoders.tensor_file import NUMPY, REPAIR, Tensor, TensorFile, raw, write_tensors
 
-STORED: dict[str, tuple[torch.dtype, str, str]] = {
-    "fp16": (torch.float16, "F16", "<f2"),
-    "fp32": (torch.float32, "F32", "<f4"),
-    "bf16": (torch.bfloat16, "BF16", "<u2"),
-}
-"""Name of a precision -> torch's type, safetensors' name, numpy's type (numpy has no bfloat16: its bits)."""
-NUMPY = {"I32": "<i4", "U8": "|u1", **{name: numpy for _, name, numpy in STORED.values()}}
-CHECKED = ("digests", "lengths", "tokens")
-MAX_HEADER = 1 << 20
+STORED = {"fp16": "F16", "fp32": "F32", "bf16": "BF16"}
+"""Name of a precision -> safetensors' name."""
+FORMAT = "2"
+TABLE = ("digests", "lengths", "checksums")
+DIGEST_BYTES = 32
 
 
 class Part:
-    """A part opened for reading: the header is parsed and its length checked; data stay on disk until read.
+    """A part opened for reading: header and table are checked, tokens stay on disk until read.
 
     Attributes:
         count: images in the part.
+        plan: which plan of an extraction it belongs to; empty for none.
 
     Raises:
-        StoreError: the file is torn, or is no part.
+        StoreError: the file is torn, its table altered, or it is no part.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._header, self._start = _read_header(file)
-        self._metadata = self._header.pop("__metadata__", {})
-        if set(self._header) != set(CHECKED) or "sha256" not in self._metadata:
-            raise StoreError(f"{file} is not a part of a feature store")
-        end = self._start + max(entry["data_offsets"][1] for entry in self._header.values())
-        if (size := file.stat().st_size) != end:
-            raise StoreError(f"{file} is torn: it has {size} bytes where its header says {end}; delete it and rerun")
-        self.count = int(self._header["lengths"]["shape"][0])
-
-    def array(self, name: str) -> NDArray[Any]:
-        """One tensor of the file, memory-mapped."""
-        entry = self._header[name]
-        shape, dtype = tuple(entry["shape"]), np.dtype(NUMPY[entry["dtype"]])
-        offset = self._start + entry["data_offsets"][0]
-        if 0 in shape:
-            return np.empty(shape, dtype)
-        return np.memmap(self.file, mode="r", dtype=dtype, offset=offset, shape=shape)
-
-    @cached_property
-    def digests(self) -> list[str]:
-        return [row.tobytes().hex() for row in np.asarray(self.array("digests"))]
-
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """Row of the tokens where each image begins, and at the end the number of rows."""
-        return np.concatenate([[0], np.cumsum(self.array("lengths"), dtype=np.int64)])
+        self._tensors = TensorFile(file)
+        kinds, metadata = self._tensors.kinds(), self._tensors.metadata
+        if not {*TABLE, "tokens"} <= set(kinds) or metadata.get("format") != FORMAT:
+            raise StoreError(f"{file} is not a part of a feature store of format {FORMAT}")
+        self.plan = metadata.get("plan", "")
+        self.count = kinds["digests"][1][0]
+        self.kind, (self._rows, self.width) = kinds["tokens"][0], kinds["tokens"][1]
+        self.digests: NDArray[np.uint8] = self._tensors.array("digests")
+        self.lengths: NDArray[np.int32] = self._tensors.array("lengths")
+        self._checksums = self._tensors.array("checksums")
+        described = _table_checksum(self.kind, self.width, self.digests, self.lengths, self._checksums)
+        if described != metadata.get("sha256") or int(self.lengths.sum(dtype=np.int64)) != self._rows:
+            raise StoreError(f"{file} is altered: its checksum does not fit its table; {REPAIR}")
+        self.checked = bytearray(self.count)
 
     @cached_property
     def tokens(self) -> NDArray[Any]:
-        return self.array("tokens")
+        return self._tensors.array("tokens")
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float32] | None:
+        """Of each row, where images have boxes of their own."""
+        return self._tensors.array("boxes") if "boxes" in self._tensors.kinds() else None
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Row of the tokens where each image begins, and at the end the number of rows."""
+        return [0, *np.cumsum(self.lengths, dtype=np.int64).tolist()]
+
+    @cached_property
+    def length(self) -> int | None:
+        """Rows of every image, where all have as many."""
+        first = int(self.lengths[0]) if self.count else 0
+        return first if bool((self.lengths == first).all()) else None
+
+    @cached_property
+    def images(self) -> NDArray[Any]:
+        """Each image's tokens, flat; for parts with a `length`."""
+        return self.tokens.reshape(self.count, (self.length or 0) * self.width)
+
+    def check(self, row: int, digest: NDArray[np.uint8]) -> None:
+        """Compares one image with its digest and checksum, once.
+
+        Raises:
+            StoreError: it is another image's entry, or was altered.
+        """
+        if not 0 <= row < self.count or not np.array_equal(self.digests[row], digest):
+            raise StoreError(f"the index beside {self.file} is altered: it names another image's entry; {REPAIR}")
+        first, last = self.starts[row], self.starts[row + 1]
+        boxes = None if self.boxes is None else self.boxes[first:last]
+        if _checksum(self.tokens[first:last], boxes) != int(self._checksums[row]):
+            raise StoreError(f"{self.file} is altered: image {digest.tobytes().hex()} fails its checksum; {REPAIR}")
+        self.checked[row] = 1
 
     def verify(self) -> None:
         """Reads every byte.
@@ -87,113 +103,91 @@ class Part:
         Raises:
             StoreError: a byte differs from what was written.
         """
-        actual = _checksum({name: np.asarray(self.array(name)) for name in CHECKED})
-        if actual != self._metadata["sha256"]:
-            raise StoreError(f"{self.file} is altered: its checksum does not fit its bytes; delete it and rerun")
+        for row in range(self.count):
+            self.check(row, self.digests[row])
+        if self.file.name != part_name(self._tensors.metadata["sha256"]):
+            raise StoreError(f"{self.file} is altered: its name does not fit its content; {REPAIR}")
 
 
 def write_part(
     folder: Path,
-    digests: Sequence[str],
-    tokens: Float[Tensor, "rows d"],
-    lengths: Int[Tensor, " images"],
+    digests: NDArray[np.uint8],
+    chunks: Sequence[NDArray[Any]],
+    lengths: NDArray[np.int32],
     *,
     dtype: str,
+    boxes: NDArray[np.float32] | None = None,
+    plan: str = "",
 ) -> Path:
     """Writes a part atomically and returns its path; a part of equal content is left as it is.
 
+    Args:
+        digests: images x 32 bytes.
+        chunks: tokens in stored precision, rows x width each; no image spans two chunks.
+        lengths: rows of each image.
+        boxes: rows x 4, where images have boxes of their own.
+
     Raises:
-        StoreError: a value is not finite in this precision, or the disk refuses.
+        StoreError: the disk refuses.
     """
-    stored = tokens.detach().to("cpu", STORED[dtype][0]).contiguous()
-    if not bool(torch.isfinite(stored).all()):
-        hint = "; store them with dtype=bf16 or fp32" if bool(torch.isfinite(tokens).all()) else ""
-        raise StoreError(f"features for {folder} are not finite in {dtype}{hint}")
-    rows = torch.frombuffer(bytearray(b"".join(map(bytes.fromhex, digests))), dtype=torch.uint8)
+    width = chunks[0].shape[1]
+    checksums = _checksums(chunks, lengths, boxes)
+    kind, rows = STORED[dtype], int(lengths.sum(dtype=np.int64))
+    checksum = _table_checksum(kind, width, digests, lengths, checksums)
+    target = folder / part_name(checksum)
     tensors = {
-        "digests": rows.reshape(len(digests), -1),
-        "lengths": lengths.to(torch.int32),
-        "tokens": stored,
+        "lengths": Tensor("I32", lengths.shape, [lengths]),
+        "checksums": Tensor("U32", checksums.shape, [checksums]),
+        **({} if boxes is None else {"boxes": Tensor("F32", boxes.shape, [boxes])}),
+        "tokens": Tensor(kind, (rows, width), chunks),
+        "digests": Tensor("U8", digests.shape, [digests]),
     }
-    bits = {name: t.view(torch.uint16) if t.dtype is torch.bfloat16 else t for name, t in tensors.items()}
-    checksum = _checksum({name: tensor.numpy() for name, tensor in bits.items()})
-    target = folder / f"part-{checksum[:24]}.safetensors"
-    if target.exists():
-        return target
-    temporary = temporary_name(folder)
+    metadata = {"format": FORMAT, "plan": plan, "sha256": checksum}
     try:
-        save_file(tensors, temporary, metadata={"sha256": checksum})
-        commit(temporary, target)
-    except Exception as error:
-        temporary.unlink(missing_ok=True)
+        if not target.exists():
+            write_whole(target, lambda handle: write_tensors(handle, tensors, metadata))
+    except OSError as error:
         raise StoreError(f"cannot write {target}: {error}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     return target
 
 
-def commit(temporary: Path, target: Path) -> None:
-    """Makes a written file durable, then visible under its name in one step."""
-    with temporary.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    os.replace(temporary, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def part_name(checksum: str) -> str:
+    """File name of the part whose table has this checksum."""
+    return f"part-{checksum[:24]}.safetensors"
 
 
-def temporary_name(folder: Path) -> Path:
-    """A name that readers ignore and that says which process is writing."""
-    return folder / f".tmp-{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+def digest_rows(digests: Sequence[str]) -> NDArray[np.uint8]:
+    """Digests in hex as images x 32 bytes."""
+    assert all(len(digest) == 2 * DIGEST_BYTES for digest in digests), "digests are SHA-256 in hex"
+    flat = np.frombuffer(bytes.fromhex("".join(digests)), dtype=np.uint8)
+    return flat.reshape(len(digests), DIGEST_BYTES)
 
 
-def clean_temporaries(folder: Path) -> None:
-    """Removes what killed processes of this machine left; files of living ones and of other machines stay."""
-    own = f".tmp-{socket.gethostname()}-"
-    for file in folder.glob(".tmp-*"):
-        pid = file.name.removeprefix(own).partition("-")[0]
-        if file.name.startswith(own) and pid.isdigit() and not _alive(int(pid)):
-            file.unlink(missing_ok=True)
+def _checksums(
+    chunks: Sequence[NDArray[Any]], lengths: NDArray[np.int32], boxes: NDArray[np.float32] | None
+) -> NDArray[np.uint32]:
+    found, place, row = np.empty(len(lengths), np.uint32), 0, 0
+    pending = iter(chunks)
+    chunk = next(pending)
+    for image, length in enumerate(lengths.tolist()):
+        while place == len(chunk) and length:
+            chunk, place = next(pending), 0
+        own = None if boxes is None else boxes[row : row + length]
+        found[image] = _checksum(chunk[place : place + length], own)
+        place, row = place + length, row + length
+    return found
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _checksum(tokens: NDArray[Any], boxes: NDArray[np.float32] | None) -> int:
+    """CRC-32 of one image's tokens, then of its own boxes."""
+    value = zlib.crc32(raw(tokens))
+    return value if boxes is None else zlib.crc32(raw(boxes), value)
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    try:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if length > MAX_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(handle.read(length))
-        for name in CHECKED:
-            entry = header[name]
-            first, last = entry["data_offsets"]
-            size = int(np.prod(entry["shape"], dtype=np.int64)) * np.dtype(NUMPY[entry["dtype"]]).itemsize
-            if not 0 <= first <= last or last - first != size:
-                raise ValueError(f"its {name} do not fit their place")
-    except OSError as error:
-        raise StoreError(f"cannot read {file}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise StoreError(f"{file} is torn: its header cannot be read ({error}); delete it and rerun") from error
-    return header, 8 + length
-
-
-def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
-    """SHA-256 over name, type, shape and bytes of each array."""
-    digest = hashlib.sha256()
-    for name in CHECKED:
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(json.dumps([name, array.dtype.itemsize, list(array.shape)]).encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+def _table_checksum(kind: str, width: int, *table: NDArray[Any]) -> str:
+    """SHA-256 over precision, width, and type, shape and bytes of the table's columns."""
+    digest = hashlib.sha256(json.dumps([FORMAT, kind, NUMPY[kind], width]).encode())
+    for array in table:
+        digest.update(json.dumps([array.dtype.itemsize, list(array.shape)]).encode())
+        digest.update(raw(np.ascontiguousarray(array)))
     return digest.hexdigest()

@@ -1,32 +1,46 @@
 """Stored features of one encoder, keyed by the digest of an image's bytes.
 
 A store is the folder `<encoder name>-<start of fingerprint>` with `meta.json`, which carries the whole
-fingerprint and is checked at opening, and parts (`encoders.parts`). Datasets are views, so those that share
-images share features, and other weights, preprocessing, layer, pooling or precision are another folder.
-Reading memory-maps the parts.
+fingerprint and is checked at opening, parts (`encoders.parts`) and an index (`encoders.index`). Datasets are
+views, so those that share images share features, and other weights, preprocessing, layer, pooling or precision
+are another folder. Reading memory-maps the parts.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders.base import Encoder
+from encoders.durable import sweep
 from encoders.errors import StoreError
-from encoders.parts import STORED, Part, clean_temporaries, commit, temporary_name, write_part
+from encoders.index import ABSENT
+from encoders.part_list import PartList
+from encoders.parts import STORED, Part, digest_rows, write_part
+from encoders.store_meta import META, StoreMeta
 
-META = "meta.json"
+__all__ = ["FeatureStore", "StoreMeta", "StoredFeatures"]
+
+TYPES: dict[str, tuple[torch.dtype, str]] = {
+    "fp16": (torch.float16, "<f2"),
+    "fp32": (torch.float32, "<f4"),
+    "bf16": (torch.bfloat16, "<u2"),
+}
+"""Name of a precision -> torch's type, numpy's type (numpy has no bfloat16: its bits)."""
+INFINITE = {
+    "fp16": (torch.int16, 0x7FFF, 0x7C00),
+    "fp32": (torch.int32, 0x7FFFFFFF, 0x7F800000),
+    "bf16": (torch.int16, 0x7FFF, 0x7F80),
+}
+"""Name of a precision -> its bits as a number, those without the sign, and infinity's, which NaN's exceed."""
 
 
 class StoredFeatures(NamedTuple):
@@ -37,42 +51,10 @@ class StoredFeatures(NamedTuple):
     valid: Bool[Tensor, "b n"]
 
 
-@dataclass(frozen=True, slots=True)
-class StoreMeta:
-    """What every entry of a store shares. `boxes` are the tokens' (centre x, centre y, width, height)."""
-
-    name: str
-    fingerprint: str
-    width: int
-    grid: tuple[int, int]
-    num_prefix: int
-    dtype: str
-    boxes: tuple[tuple[float, ...], ...]
-    preprocess: Mapping[str, Any]
-    format: int = 1
-
-    @classmethod
-    def of(cls, encoder: Encoder) -> StoreMeta:
-        return cls(
-            name=encoder.name,
-            fingerprint=encoder.fingerprint,
-            width=encoder.width,
-            grid=encoder.grid,
-            num_prefix=encoder.num_prefix,
-            dtype=encoder.dtype,
-            boxes=tuple(tuple(row) for row in encoder.boxes.tolist()),
-            preprocess=encoder.preprocess.describe(),
-        )
-
-    @property
-    def folder(self) -> str:
-        """Name of the store's folder: readable, then the start of the fingerprint."""
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")
-        return f"{readable}-{self.fingerprint[:16]}"
-
-
 class FeatureStore:
     """Features of one encoder under `root`; nothing is created before the first write.
+
+    It may be handed to other processes: they open the folder again. Only complete parts are seen.
 
     Raises:
         StoreError: the folder belongs to another fingerprint, or a part in it is torn.
@@ -84,8 +66,12 @@ class FeatureStore:
         if self.meta.dtype not in STORED:
             raise StoreError(f"precision {self.meta.dtype!r} of {self.folder} is none of {', '.join(STORED)}")
         if (self.folder / META).exists():
-            _check_fingerprint(self.folder / META, self.meta.fingerprint)
-        self._parts = [Part(file) for file in sorted(self.folder.glob("part-*.safetensors"))]
+            self.meta.check(self.folder / META)
+        self.part_list = PartList(self.folder)
+        self._shared = torch.tensor(self.meta.boxes, dtype=torch.float32) if self.meta.boxes else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureStore, (self.folder.parent, self.meta)
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
@@ -94,47 +80,51 @@ class FeatureStore:
         Raises:
             StoreError: the folder holds no store.
         """
-        values = _read_meta(folder / META)
-        try:
-            values["grid"] = tuple(values["grid"])
-            values["boxes"] = tuple(tuple(row) for row in values["boxes"])
-            meta = StoreMeta(**values)
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"{folder / META} does not describe a feature store: {error}") from error
-        if meta.folder != folder.name:
-            raise StoreError(f"{folder / META} describes {meta.folder}, which is not its folder's name")
-        return cls(folder.parent, meta)
+        return cls(folder.parent, StoreMeta.read(folder / META))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.part_list)
 
     def __contains__(self, digest: str) -> bool:
-        return digest in self._rows
+        return not self.missing([digest])
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that are not stored, once each, in the order given."""
-        return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
+        distinct = list(dict.fromkeys(digests))
+        absent = self.part_list.find(distinct)[:, 0] == ABSENT
+        return [distinct[place] for place in np.flatnonzero(absent).tolist()]
 
-    def read(self, digests: Sequence[str]) -> StoredFeatures:
-        """The features of these images, as float32, in the order given.
+    def read(self, digests: Sequence[str], *, precision: Literal["fp32", "stored"] = "fp32") -> StoredFeatures:
+        """The features of these images, in the order given, as float32 or in the precision of the store.
+
+        Each image's checksum is compared when this process first reads it.
 
         Raises:
-            StoreError: one is not stored.
+            StoreError: one is not stored, or was altered.
         """
-        if absent := self.missing(digests):
+        places = self.part_list.find(digests)
+        if bool((places[:, 0] == ABSENT).any()):
+            absent = self.missing(digests)
             raise StoreError(f"{len(absent)} of {len(digests)} images are not in {self.folder}: {absent[0]}, …")
-        places = np.array([self._rows[digest] for digest in digests], dtype=np.int64).reshape(-1, 2)
-        lengths = np.array([self._length(part, row) for part, row in places.tolist()], dtype=np.int64)
-        longest = int(lengths.max()) if len(digests) else 0
-        torch_type, _, numpy_type = STORED[self.meta.dtype]
-        buffer = np.zeros((len(digests), longest, self.meta.width), numpy_type)
-        for part in np.unique(places[:, 0]).tolist():
-            chosen = np.flatnonzero(places[:, 0] == part)
-            self._gather(self._parts[part], places[chosen, 1], lengths[chosen], chosen, buffer)
-        bits = torch.from_numpy(buffer)
-        tokens = (bits.view(torch_type) if self.meta.dtype == "bf16" else bits).to(torch.float32)
-        valid = torch.arange(longest)[None] < torch.from_numpy(lengths)[:, None]
-        return StoredFeatures(tokens, self._boxes(longest, len(digests)), valid)
+        numbers, rows = places[:, 0].tolist(), places[:, 1].tolist()
+        parts = {number: self._fitting(number) for number in set(numbers)}
+        entries = []
+        for number, row, digest in zip(numbers, rows, digests, strict=True):
+            part = parts[number]
+            if not (0 <= row < part.count and part.checked[row]):
+                part.check(row, digest_rows([digest])[0])
+            entries.append((part, row))
+        lengths = {part.length for part in parts.values()}
+        if len(lengths) == 1 and None not in lengths:
+            tokens = self._gather(entries)
+            valid = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        else:
+            tokens, valid = self._gather_unequal(entries)
+        stored = torch.from_numpy(tokens)
+        if self.meta.dtype == "bf16":
+            stored = stored.view(torch.bfloat16)
+        chosen = stored.to(torch.float32) if precision == "fp32" else stored
+        return StoredFeatures(chosen, self._boxes(entries, tokens.shape[1]), valid)
 
     def write_part(
         self,
@@ -142,25 +132,108 @@ class FeatureStore:
         tokens: Float[Tensor, "b n d"] | Float[Tensor, "rows d"],
         *,
         lengths: Int[Tensor, " images"] | None = None,
+        boxes: Float[Tensor, "rows 4"] | None = None,
     ) -> Path:
         """Stores one part, complete or not at all.
 
         Args:
             tokens: of equal length for all images, or rows concatenated with `lengths` rows an image.
+            boxes: one a row, in stores whose images have boxes of their own (`meta.boxes` is empty).
 
         Raises:
             StoreError: shapes do not fit, a value is not finite in this precision, or the disk refuses.
         """
         if lengths is None:
             lengths = torch.full((len(digests),), tokens.shape[-2], dtype=torch.int32)
-        rows = tokens.reshape(-1, tokens.shape[-1])
-        if rows.shape != (int(lengths.sum()), self.meta.width) or len(lengths) != len(digests):
-            shape = tuple(tokens.shape)
-            raise StoreError(f"tokens of shape {shape} for {len(digests)} images do not fit {self.folder}")
-        self._prepare()
-        file = write_part(self.folder, digests, rows, lengths, dtype=self.meta.dtype)
-        self._add(Part(file))
+        stored = self.encode(tokens.reshape(-1, tokens.shape[-1]))
+        own = None if boxes is None else boxes.numpy().astype("<f4")
+        counts = lengths.numpy().astype("<i4")
+        self._check_shapes(digests, [stored], counts, own)
+        self.prepare()
+        file = self.write_encoded(digests, [stored], counts, boxes=own)
+        self.part_list.refresh()
         return file
+
+    def encode(self, tokens: Float[Tensor, "*batch d"]) -> NDArray[Any]:
+        """Tokens as they are stored: in the store's precision, on the CPU (bf16 as its bits).
+
+        Raises:
+            StoreError: a value is not finite in this precision.
+        """
+        stored = tokens.detach().to(TYPES[self.meta.dtype][0])
+        kind, unsigned, infinity = INFINITE[self.meta.dtype]
+        if stored.numel() and int((stored.view(kind) & unsigned).amax()) >= infinity:  # 5 times isfinite's speed
+            hint = "; store them with dtype=bf16 or fp32" if bool(torch.isfinite(tokens).all()) else ""
+            raise StoreError(f"features for {self.folder} are not finite in {self.meta.dtype}{hint}")
+        whole = stored.to("cpu").contiguous()
+        bits = whole.view(torch.uint16) if self.meta.dtype == "bf16" else whole
+        encoded: NDArray[Any] = bits.numpy()
+        return encoded
+
+    def write_encoded(
+        self,
+        digests: Sequence[str],
+        chunks: Sequence[NDArray[Any]],
+        lengths: NDArray[np.int32],
+        *,
+        boxes: NDArray[np.float32] | None = None,
+        plan: str = "",
+    ) -> Path:
+        """Writes a part of rows that `encode` gave, and leaves the store as it was opened; see `write_part`."""
+        self._check_shapes(digests, chunks, lengths, boxes)
+        table = digest_rows(digests)
+        return write_part(self.folder, table, chunks, lengths, dtype=self.meta.dtype, boxes=boxes, plan=plan)
+
+    def _check_shapes(
+        self,
+        digests: Sequence[str],
+        chunks: Sequence[NDArray[Any]],
+        lengths: NDArray[np.int32],
+        boxes: NDArray[np.float32] | None,
+    ) -> None:
+        rows, width = sum(len(chunk) for chunk in chunks), chunks[0].shape[-1]
+        if (rows, width, len(digests)) != (int(lengths.sum()), self.meta.width, len(lengths)):
+            raise StoreError(f"{rows} tokens of width {width} for {len(digests)} images do not fit {self.folder}")
+        if (boxes is None) != bool(self.meta.boxes) or (boxes is not None and boxes.shape != (rows, 4)):
+            shape = "no boxes" if boxes is None else f"boxes of shape {boxes.shape}"
+            raise StoreError(f"{shape} for {rows} tokens do not fit {self.folder}")
+
+    def prepare(self) -> None:
+        """The folder with its meta.json, which is written once and then only compared; leftovers go.
+
+        Raises:
+            StoreError: the folder cannot be written, or belongs to another encoder.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder)
+            if not (self.folder / META).exists():
+                self.meta.write(self.folder / META)
+        except OSError as error:
+            raise StoreError(f"cannot write the feature store {self.folder}: {error}") from error
+        self.meta.check(self.folder / META)
+
+    def require_space(self, num_bytes: int) -> None:
+        """Refuses what the disk has no room for, before anything is computed.
+
+        Raises:
+            StoreError: fewer bytes are free.
+        """
+        standing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        free = shutil.disk_usage(standing).free
+        if num_bytes > free:
+            wanted, left = (f"{count / 1e9:.2f} GB" for count in (num_bytes, free))
+            raise StoreError(f"{self.folder} needs {wanted} more, but {left} are free: pool the tokens, or free some")
+
+    def siblings(self) -> list[tuple[Path, str]]:
+        """Stores of an encoder of the same name, and in what they differ: other weights, or other settings."""
+        found = []
+        for folder in sorted(self.folder.parent.glob(f"{self.folder.name[:-16]}*")):
+            if folder.name != self.folder.name and (folder / META).exists():
+                other = StoreMeta.read(folder / META)
+                if other.name == self.meta.name:
+                    found.append((folder, ", ".join(self.meta.differences(other)) or "weights, layer or pooling"))
+        return found
 
     def verify(self) -> int:
         """Reads every part whole and returns how many there are.
@@ -168,73 +241,52 @@ class FeatureStore:
         Raises:
             StoreError: a part was altered.
         """
-        for part in self._parts:
+        for part in self.part_list.parts():
             part.verify()
-        return len(self._parts)
+        self.part_list.verify_index()
+        return self.part_list.num_parts
 
     @property
     def bytes_per_image(self) -> int:
-        return len(self.meta.boxes) * self.meta.width * STORED[self.meta.dtype][0].itemsize
+        """What an image's tokens take; where images have boxes of their own, at most, and with those."""
+        itemsize = np.dtype(TYPES[self.meta.dtype][1]).itemsize
+        if self.meta.boxes:
+            return len(self.meta.boxes) * self.meta.width * itemsize
+        return self.meta.grid[0] * self.meta.grid[1] * (self.meta.width * itemsize + 16)
 
-    @cached_property
-    def _rows(self) -> dict[str, tuple[int, int]]:
-        """Digest -> number of the part, row in it; the first part wins."""
-        rows: dict[str, tuple[int, int]] = {}
-        for number, part in enumerate(self._parts):
-            for row, digest in enumerate(part.digests):
-                rows.setdefault(digest, (number, row))
-        return rows
+    def _fitting(self, number: int) -> Part:
+        part = self.part_list.part(number)
+        if (part.kind, part.width, part.boxes is None) != (
+            STORED[self.meta.dtype],
+            self.meta.width,
+            bool(self.meta.boxes),
+        ):
+            raise StoreError(f"{part.file} holds {part.kind} of width {part.width}, which does not fit its meta.json")
+        return part
 
-    def _add(self, part: Part) -> None:
-        if any(part.file == known.file for known in self._parts):
-            return
-        for row, digest in enumerate(part.digests):
-            self._rows.setdefault(digest, (len(self._parts), row))
-        self._parts.append(part)
+    def _gather(self, entries: Sequence[tuple[Part, int]]) -> NDArray[Any]:
+        """Images that all have as many rows: one flat copy each, which is faster than copying rows x width."""
+        first = entries[0][0]
+        gathered = np.empty((len(entries), first.images.shape[1]), first.images.dtype)
+        for place, (part, row) in enumerate(entries):
+            gathered[place] = part.images[row]
+        return gathered.reshape(len(entries), -1, first.width)
 
-    def _length(self, part: int, row: int) -> int:
-        starts = self._parts[part].starts
-        return int(starts[row + 1] - starts[row])
+    def _gather_unequal(self, entries: Sequence[tuple[Part, int]]) -> tuple[NDArray[Any], Bool[Tensor, "b n"]]:
+        lengths = np.array([part.lengths[row] for part, row in entries], dtype=np.int64)
+        shape = len(entries), int(lengths.max(initial=0)), self.meta.width
+        gathered = np.zeros(shape, TYPES[self.meta.dtype][1])
+        for place, (part, row) in enumerate(entries):
+            gathered[place, : lengths[place]] = part.tokens[part.starts[row] : part.starts[row + 1]]
+        return gathered, torch.arange(shape[1])[None] < torch.from_numpy(lengths)[:, None]
 
-    def _gather(self, part: Part, rows: Any, lengths: Any, places: Any, buffer: np.ndarray[Any, np.dtype[Any]]) -> None:
-        """Copies the chosen images from the mapped part into their places."""
-        longest, count = buffer.shape[1], part.count
-        if part.tokens.shape[0] == count * longest and (lengths == longest).all():
-            buffer[places] = part.tokens.reshape(count, longest, -1)[rows]
-            return
-        for place, start, length in zip(places, part.starts[rows], lengths, strict=True):
-            buffer[place, :length] = part.tokens[start : start + length]
-
-    def _boxes(self, longest: int, batch: int) -> Float[Tensor, "b n 4"]:
-        boxes = torch.tensor(self.meta.boxes, dtype=torch.float32).reshape(-1, 4)[:longest]
-        return boxes.expand(batch, longest, 4).clone()
-
-    def _prepare(self) -> None:
-        """The folder with its meta.json, which is written once and then only compared."""
-        file = self.folder / META
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            clean_temporaries(self.folder)
-            if not file.exists():
-                temporary = temporary_name(self.folder)
-                temporary.write_text(json.dumps(asdict(self.meta), indent=1), encoding="utf-8")
-                commit(temporary, file)
-        except OSError as error:
-            raise StoreError(f"cannot write the feature store {self.folder}: {error}") from error
-        _check_fingerprint(file, self.meta.fingerprint)
-
-
-def _read_meta(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {os.fspath(file)}: {error}") from error
-    if not isinstance(values, dict):
-        raise StoreError(f"{file} does not describe a feature store")
-    return values
-
-
-def _check_fingerprint(file: Path, fingerprint: str) -> None:
-    stored = _read_meta(file).get("fingerprint")
-    if stored != fingerprint:
-        raise StoreError(f"{file} has fingerprint {stored}, this encoder has {fingerprint}: move the folder away")
+    def _boxes(self, entries: Sequence[tuple[Part, int]], longest: int) -> Float[Tensor, "b n 4"]:
+        """The encoder's, of which all images see one copy, or the images' own, padded with zeros."""
+        if self._shared is not None:
+            return self._shared[:longest].expand(len(entries), longest, 4)
+        own = torch.zeros(len(entries), longest, 4)
+        for place, (part, row) in enumerate(entries):
+            assert part.boxes is not None
+            rows = np.array(part.boxes[part.starts[row] : part.starts[row + 1]])
+            own[place, : len(rows)] = torch.from_numpy(rows)
+        return own

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from encoders.base import Encoder
-from encoders.extract import extract
+from encoders.extract import Shard, extract
 from encoders.store import FeatureStore
 from experiments.config import RunConfig
 from experiments.errors import ConfigError
@@ -121,12 +121,29 @@ class FeatureBank:
         return self.features(task, [example.image for example in examples], coalition, device)
 
 
-def fill_stores(config: RunConfig, data: Mapping[str, TaskData], encoders: Mapping[str, Encoder]) -> FeatureBank:
-    """Extracts what is not stored yet; refuses images that cannot be decoded."""
+def fill_stores(
+    config: RunConfig,
+    data: Mapping[str, TaskData],
+    encoders: Mapping[str, Encoder],
+    *,
+    shard: Shard = Shard(),  # noqa: B008  an immutable value
+    undecodable: Literal["refuse", "exclude"] = "refuse",
+    batch_size: int = 64,
+    progress: Literal["bar", "none"] = "bar",
+) -> FeatureBank:
+    """Extracts what is not stored yet, or this process's share of it; the bank knows the images that decode."""
     root = Path(config.cache) / "features"
     named = {
         (name, image): path for name, task in data.items() for part in PARTS for image, path in task.paths(part).items()
     }
-    digests = extract(list(dict.fromkeys(named.values())), list(encoders.values()), root=root, batch_size=64)
+    digests = extract(
+        list(dict.fromkeys(named.values())),
+        list(encoders.values()),
+        root=root,
+        batch_size=batch_size,
+        progress=progress,
+        shard=shard,
+        undecodable=undecodable,
+    )
     stores = {alias: FeatureStore(root, encoder) for alias, encoder in encoders.items()}
-    return FeatureBank(stores, {key: digests[path] for key, path in named.items()})
+    return FeatureBank(stores, {key: digests[path] for key, path in named.items() if path in digests})

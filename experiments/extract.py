@@ -1,33 +1,110 @@
-"""`python -m experiments.extract`: fills the feature store for a run's encoders and datasets, without training."""
+"""`python -m experiments.extract`: fills the feature store for a run's encoders and datasets, without training.
+
+`--estimate` says first what that takes. Several processes divide the work: `accelerate launch -m experiments.extract`
+on one machine, `--shard i/n` on several machines that share a folder, or both. What is complete is never computed
+again, so the same command goes on where a killed one stopped.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.combine import configure
 from experiments.combine import parser as combine_parser
 
+if TYPE_CHECKING:
+    from encoders.base import Encoder
+    from experiments.config import RunConfig
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of a run, and those of the extraction."""
+    made = combine_parser()
+    made.prog, made.description = "python -m experiments.extract", __doc__
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.add_argument("--shard", default="1/1", metavar="i/n", help="the share of this command: 1/4, 2/4, 3/4 or 4/4")
+    made.add_argument("--estimate", action="store_true", help="say what size and time it takes, and stop")
+    made.add_argument(
+        "--exclude-undecodable", action="store_true", help="leave out images that do not decode, and record them"
+    )
+    made.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: 64)")
+    return made
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = combine_parser()
-    parser.prog, parser.description = "python -m experiments.extract", __doc__
-    args = parser.parse_args(argv)
+    """Exit status 0; 1 for an error that the user can mend, told in one line."""
+    args = parser().parse_args(argv)
     from experiments.errors import user_errors
 
     try:
-        config = configure(args)
-        from encoders import load_encoder
-        from experiments.data import fill_stores, find_data, read_tasks
-
-        device = config.device or "cpu"
-        encoders = {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
-        bank = fill_stores(config, read_tasks(config, find_data(config)), encoders)
+        _extract(args, configure(args))
     except user_errors() as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    for line in bank.summary():
-        print(line)
+    except KeyboardInterrupt:
+        print("interrupted; complete parts are kept, the same command goes on from there", file=sys.stderr)
+        return 130
     return 0
+
+
+def _extract(args: argparse.Namespace, config: RunConfig) -> None:
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    from encoders import load_encoder
+    from encoders.plan import Shard
+    from experiments.data import PARTS, fill_stores, find_data, read_tasks
+    from experiments.errors import ConfigError
+
+    shard = Shard.parse(args.shard)
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size {args.batch_size} must be positive")
+    state = PartialState(cpu=config.device == "cpu")
+    device = config.device or str(state.device)
+    encoders = {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
+    with state.main_process_first():  # the others find the embedded world in place
+        data = read_tasks(config, find_data(config))
+    if args.estimate:
+        from experiments.estimate import estimate
+
+        paths = [path for task in data.values() for part in PARTS for path in task.paths(part).values()]
+        if state.is_main_process:
+            images, root = list(dict.fromkeys(paths)), Path(config.cache) / "features"
+            for line in estimate(encoders, images, root=root, processes=shard.count * state.num_processes):
+                print(line)
+        return
+    bank = fill_stores(
+        config,
+        data,
+        encoders,
+        shard=shard.within(state.process_index, state.num_processes),
+        undecodable="exclude" if args.exclude_undecodable else "refuse",
+        batch_size=args.batch_size,
+        progress="bar" if state.is_local_main_process else "none",
+    )
+    state.wait_for_everyone()
+    if state.is_main_process:
+        for line in [*bank.summary(), *_notes(config, encoders)]:
+            print(line)
+
+
+def _notes(config: RunConfig, encoders: Mapping[str, Encoder]) -> list[str]:
+    """What is on record as undecodable, and which stores hold the same encoder under other settings or weights."""
+    from encoders.images import Undecodable
+    from encoders.store import FeatureStore
+
+    root = Path(config.cache) / "features"
+    lines = [f"left out: {reason}" for reason in Undecodable(root).reasons().values()]
+    named = {alias: FeatureStore(root, encoder) for alias, encoder in encoders.items()}
+    own = {store.folder.name for store in named.values()}
+    for alias, store in named.items():
+        for folder, differences in store.siblings():
+            if folder.name not in own:
+                lines.append(f"note: {folder} holds {alias} as it was with other {differences}; it is not used")
+    return lines
 
 
 if __name__ == "__main__":

@@ -119,6 +119,16 @@ def test_values_that_the_precision_cannot_hold_are_refused(tmp_path: Path) -> No
     assert not list(tmp_path.glob("*/part-*"))
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "fp32", "bf16"])
+def test_infinite_values_are_refused_and_the_largest_kept(tmp_path: Path, dtype: str) -> None:
+    store = FeatureStore(tmp_path, replace(META, dtype=dtype))
+    for value in (float("inf"), float("-inf"), float("nan")):
+        with pytest.raises(StoreError, match=f"not finite in {dtype}$"):
+            store.write_part([A], torch.tensor([[[1.0, -2.0, value]] * 2]))
+    store.write_part([A], torch.full((1, 2, 3), -65280.0))  # a value of all three precisions
+    assert store.read([A]).tokens.unique().tolist() == [-65280.0]
+
+
 def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="do not fit"):
         FeatureStore(tmp_path, META).write_part([A], torch.ones(1, 2, 4))
@@ -144,7 +154,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     store = FeatureStore(tmp_path, META)
     store.write_part([A], torch.ones(1, 2, 3))
-    monkeypatch.setattr("encoders.parts.os.replace", full)
+    monkeypatch.setattr("encoders.durable.os.replace", full)
     with pytest.raises(StoreError, match="No space left"):
         store.write_part([B], torch.ones(1, 2, 3))
     monkeypatch.undo()
@@ -182,7 +192,7 @@ def test_same_call_gives_the_same_bytes(tmp_path: Path, encoders: list[Encoder])
         extract(paths, encoders, root=tmp_path / name, batch_size=4, progress="none", workers=workers)
         files = sorted((tmp_path / name).rglob("*"))
         found.append({f.relative_to(tmp_path / name): f.read_bytes() for f in files if f.is_file()})
-    assert found[0] == found[1] and len(found[0]) == 4
+    assert found[0] == found[1] and len(found[0]) == 6
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

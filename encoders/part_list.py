@@ -1,0 +1,161 @@
+"""The complete parts of one folder, and where each image's entry lies among them.
+
+Numpy alone, so that commands that look into stores start at once. Handed a folder, which need not exist yet;
+hands on parts. What other processes complete is taken up by `refresh`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.errors import StoreError
+from encoders.index import ABSENT, INDEX, DigestTable, Index, IndexedPart, read_index, write_index
+from encoders.parts import Part, digest_rows
+from encoders.tensor_file import REPAIR
+
+
+class PartList:
+    """The parts of a folder. Those that the index covers are opened when they are first read.
+
+    Raises:
+        StoreError: a part is torn, or its table altered.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._listed: list[IndexedPart] = []
+        self._parts: list[Part | None] = []
+        sizes, index = part_sizes(folder), read_index(folder)
+        if index is None or not {part.name for part in index.parts} <= set(sizes):
+            index = Index([], DigestTable.of([]))
+        for part in index.parts:
+            if sizes[part.name] != part.size:
+                file = folder / part.name
+                raise StoreError(f"{file} is torn: it has {sizes[part.name]} bytes instead of {part.size}; {REPAIR}")
+            self._listed.append(part)
+            self._parts.append(None)
+        self._num_indexed, self._indexed, self._others = len(self._listed), index.table, DigestTable.of([])
+        self._take_up(sizes)
+
+    def __len__(self) -> int:
+        """Images stored; one that several parts hold counts once."""
+        repeated = (self._indexed.find(self._others.digests)[:, 0] != ABSENT).sum()
+        return len(self._indexed.keys) + len(self._others.keys) - int(repeated)
+
+    @property
+    def num_parts(self) -> int:
+        return len(self._listed)
+
+    @property
+    def num_unindexed(self) -> int:
+        """Parts that the index does not cover: each is read at the next opening."""
+        return len(self._listed) - self._num_indexed
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.size for part in self._listed)
+
+    def refresh(self) -> None:
+        """Takes up what other processes have completed.
+
+        Raises:
+            StoreError: a new part is torn.
+        """
+        self._take_up(part_sizes(self.folder))
+
+    def find(self, digests: Sequence[str]) -> NDArray[np.int32]:
+        """Number of the part and row in it for each image, or `ABSENT`."""
+        wanted = digest_rows(digests)
+        places = self._indexed.find(wanted)
+        if self.num_unindexed and len(absent := np.flatnonzero(places[:, 0] == ABSENT)):
+            places[absent] = self._others.find(wanted[absent])
+        return places
+
+    def stored_outside(self, plan: str, digests: Sequence[str]) -> NDArray[np.bool_]:
+        """Which images are stored in a part that does not belong to this plan of an extraction."""
+        outside = np.array([*(part.plan != plan for part in self._listed), False], dtype=np.bool_)
+        return np.asarray(outside[self.find(digests)[:, 0]])
+
+    def part(self, number: int) -> Part:
+        """One part.
+
+        Raises:
+            StoreError: it is torn or altered.
+        """
+        if not 0 <= number < len(self._parts):
+            raise StoreError(f"{self.folder / INDEX} is altered: it names a part that it does not list; {REPAIR}")
+        part = self._parts[number]
+        if part is None:
+            part = self._parts[number] = Part(self.folder / self._listed[number].name)
+        return part
+
+    def parts(self) -> Iterable[Part]:
+        """All parts, opened one after the other."""
+        return (self.part(number) for number in range(self.num_parts))
+
+    def write_index(self) -> None:
+        """Makes the index cover all parts; the same parts give the same bytes, whoever writes it.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        while True:
+            order = sorted(range(self.num_parts), key=lambda number: self._listed[number].name)
+            renumbered = np.argsort(np.array(order, dtype=np.int64)).astype(np.int32)
+            both = self._indexed, self._others
+            places = np.concatenate([table.places for table in both])
+            places[:, 0] = renumbered[places[:, 0]]
+            self._indexed = DigestTable.sorted(np.concatenate([table.digests for table in both]), places)
+            self._listed = [self._listed[number] for number in order]
+            self._parts = [self._parts[number] for number in order]
+            self._num_indexed, self._others = len(order), DigestTable.of([])
+            write_index(self.folder, Index(self._listed, self._indexed))
+            self.refresh()  # another process may have completed a part, or replaced our index by an older one
+            written = read_index(self.folder)
+            if not self.num_unindexed and written is not None and written.parts == self._listed:
+                return
+
+    def verify_index(self) -> None:
+        """Makes the index again from the parts that it covers, and compares.
+
+        Raises:
+            StoreError: it is torn or altered.
+        """
+        covered = [(number, self.part(number).digests) for number in range(self._num_indexed)]
+        again = DigestTable.of(covered)
+        names = DigestTable._fields
+        same = all(np.array_equal(getattr(again, name), getattr(self._indexed, name)) for name in names)
+        if not same or ((self.folder / INDEX).exists() and read_index(self.folder) is None):
+            raise StoreError(f"{self.folder / INDEX} is altered: it does not fit the parts; {REPAIR}")
+
+    def _take_up(self, sizes: dict[str, int]) -> None:
+        known = {part.name for part in self._listed}
+        fresh = sorted(set(sizes) - known)
+        for name in fresh:
+            part = Part(self.folder / name)
+            self._listed.append(IndexedPart(name, sizes[name], part.plan))
+            self._parts.append(part)
+        if fresh:
+            unindexed = range(self._num_indexed, self.num_parts)
+            self._others = DigestTable.of([(number, self.part(number).digests) for number in unindexed])
+
+
+def part_sizes(folder: Path) -> dict[str, int]:
+    """File name of each complete part -> its bytes.
+
+    Raises:
+        StoreError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [e for e in entries if e.name.startswith("part-") and e.name.endswith(".safetensors")]
+            return {entry.name: entry.stat().st_size for entry in names}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError(f"cannot read {folder}: {error}") from error

@@ -1,0 +1,65 @@
+"""`python -m experiments.bench PART`: performance as ratios to a baseline that is measured in the same run.
+
+Only ratios carry over from one machine to another; each line says what was divided by what. Rounds alternate between
+both sides, and the middle round counts, so that other work on the machine hits both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+PARTS: dict[str, str] = {
+    "extract": "experiments.bench_extract:run",
+    "store": "experiments.bench_store:run",
+}
+
+
+class Figure(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        what: what was measured, and against what.
+        value: the ratio, or the number.
+        unit: of a number that is no ratio.
+        wanted: the least (or, with a unit, the most) that is promised; None where nothing is.
+    """
+
+    what: str
+    value: float
+    unit: str = ""
+    wanted: float | None = None
+
+    def line(self) -> str:
+        promised = "" if self.wanted is None else f"  ({'at most' if self.unit else 'at least'} {self.wanted:g})"
+        return f"  {self.value:10.3f} {self.unit or '×':5} {self.what}{promised}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0; 1 for an error that the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
+    parser.add_argument("part", choices=sorted(PARTS), metavar="PART", help=", ".join(sorted(PARTS)))
+    parser.add_argument("--images", type=int, help="images worked on (each part has its own default)")
+    parser.add_argument("--rounds", type=int, default=5, help="times both sides are measured (default: 5)")
+    parser.add_argument("--folder", type=Path, help="where files are written and removed again (default: temporary)")
+    args = parser.parse_args(argv)
+    if args.rounds < 1 or (args.images is not None and args.images < 64):
+        print("error: --rounds must be at least 1, --images at least 64", file=sys.stderr)
+        return 1
+    module, _, name = PARTS[args.part].partition(":")
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-") as folder:
+        figures: list[Figure] = getattr(import_module(module), name)(
+            Path(folder), images=args.images, rounds=args.rounds
+        )
+    print(f"bench {args.part}")
+    for figure in figures:
+        print(figure.line())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

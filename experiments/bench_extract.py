@@ -1,0 +1,169 @@
+"""`bench extract`: JPEG files to stored features, against the model alone plus decoding and writing, and a plain loop.
+
+ViT-S/16 with random weights from a local checkpoint, textured JPEGs of 500 x 375. On a CPU model and decoding share the
+cores, so the bound is their sum; on a GPU it is the longer of the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from encoders import load_encoder
+from encoders.base import Encoder
+from encoders.extract import extract
+from experiments.bench import Figure
+
+BATCH = 32
+
+
+class Took(NamedTuple):
+    """Seconds that a call took, on the clock and on the processors."""
+
+    wall: float
+    processor: float
+
+
+def run(folder: Path, *, images: int | None, rounds: int) -> list[Figure]:
+    """The figures, for fp32 and bf16."""
+    paths = textured(folder / "images", images or 128)
+    checkpoint(folder / "vit")
+    figures = []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for dtype in ("fp32", "bf16"):
+        encoder = load_encoder(f"vit=timm:{folder}/vit?dtype={dtype}", device=device)
+        figures += extract_figures(folder / dtype, encoder, paths, rounds=rounds)
+    error = error_of_bf16(folder, paths)
+    figures.append(Figure("bf16: relative L2 error of the stored tokens against fp32", 1000 * error, "e-3"))
+    return figures
+
+
+def extract_figures(folder: Path, encoder: Encoder, paths: Sequence[Path], *, rounds: int) -> list[Figure]:
+    """One precision: extraction ÷ bound, ÷ plain loop; rounds take turns."""
+    bounds, plains, rates, work, memory = [], [], [], [], 0
+    encoder.tokens(torch.zeros(BATCH, 3, *encoder.preprocess.output))
+    for number in range(rounds):
+        model, decoding, writing = alone(folder, encoder, paths)
+        shared = model.wall + decoding.wall if not torch.cuda.is_available() else max(model.wall, decoding.wall)
+        with peak_memory() as peak:
+            root = folder / f"root-{number}"
+            own = took(partial(extract, paths, [encoder], root=root, batch_size=BATCH, progress="none"))
+        plain = took(lambda: plain_loop(folder, encoder, paths))
+        bounds.append((shared + writing.wall) / own.wall)
+        plains.append(plain.wall / own.wall)
+        rates.append(len(paths) / own.wall)
+        work.append((model.processor + decoding.processor + writing.processor) / own.processor)
+        memory = max(memory, *peak)
+    return [
+        Figure(f"{encoder.dtype}: JPEG to store ÷ model alone + decoding + raw write", median(bounds), wanted=0.95),
+        Figure(f"{encoder.dtype}: the same in processor seconds, which other work disturbs less", median(work)),
+        Figure(f"{encoder.dtype}: JPEG to store ÷ plain sequential loop", median(plains)),
+        Figure(f"{encoder.dtype}: the same", median(rates), "img/s"),
+        Figure(f"{encoder.dtype}: memory it adds to the process at its peak", memory / 2**20, "MiB"),
+    ]
+
+
+def alone(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> tuple[Took, Took, Took]:
+    """Seconds of the model on ready tensors, of decoding on all cores, and of writing and flushing as many bytes."""
+
+    def decode(path: Path) -> torch.Tensor:
+        with Image.open(path) as image:
+            return encoder.preprocess(image)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pixels: list[torch.Tensor] = []
+        decoding = took(lambda: pixels.extend(pool.map(decode, paths)))
+    batches = [torch.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+    model = took(lambda: [encoder.tokens(batch) for batch in batches])
+    size = len(paths) * encoder.num_tokens * encoder.width * (4 if encoder.dtype == "fp32" else 2)
+    folder.mkdir(exist_ok=True)
+    return model, decoding, took(lambda: _write(folder / "raw", bytes(size)))
+
+
+def plain_loop(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> None:
+    """What one writes first: open, preprocess, encode and save, one after the other."""
+    for start in range(0, len(paths), BATCH):
+        pixels = []
+        for path in paths[start : start + BATCH]:
+            with Image.open(path) as image:
+                pixels.append(encoder.preprocess(image))
+        np.save(folder / f"plain-{start}.npy", encoder.tokens(torch.stack(pixels)).cpu().numpy())
+
+
+def error_of_bf16(folder: Path, paths: Sequence[Path]) -> float:
+    """Relative L2 error over one batch."""
+    full, half = (load_encoder(f"vit=timm:{folder}/vit?dtype={dtype}") for dtype in ("fp32", "bf16"))
+    pixels = torch.stack([full.preprocess(Image.open(path)) for path in paths[:8]])
+    expected = full.tokens(pixels)
+    return float((half.tokens(pixels).to(torch.bfloat16).float() - expected).norm() / expected.norm())
+
+
+def textured(folder: Path, count: int) -> list[Path]:
+    """JPEGs of 500 x 375 with texture at several scales, quality 90."""
+    folder.mkdir(parents=True)
+    paths = [folder / f"{number:05d}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        draw = np.random.default_rng(number)
+        layers = [draw.integers(0, 256, (size * 3, size * 4, 3), dtype=np.uint8) for size in (2, 15, 60)]
+        planes = [np.asarray(Image.fromarray(layer).resize((500, 375), Image.Resampling.BICUBIC)) for layer in layers]
+        Image.fromarray(np.mean(planes, axis=0).astype(np.uint8)).save(path, quality=90)
+    return paths
+
+
+def checkpoint(folder: Path) -> None:
+    """ViT-S/16 at full size with random weights, in timm's folder form."""
+    from encoders import torchvision_compat  # noqa: F401  # isort: skip
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_small_patch16_224", pretrained=False)
+    settings = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    described = {**settings, "crop_pct": 0.9, "crop_mode": "center"}
+    config = {"architecture": "vit_small_patch16_224", "num_classes": 1000, "pretrained_cfg": described}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), folder / "model.safetensors")
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Bytes that the process grows by inside, at most (Linux; 0 elsewhere)."""
+    peak, status = [0], Path("/proc/self/status")
+    if not status.exists():
+        yield peak
+        return
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _kibibytes(status, "VmRSS")
+    yield peak
+    peak[0] = 1024 * max(0, _kibibytes(status, "VmHWM") - before)
+
+
+def _kibibytes(status: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
+
+
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def took(work: Callable[[], object]) -> Took:
+    """Runs a call."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return Took(time.perf_counter() - wall, time.process_time() - processor)

@@ -1,0 +1,35 @@
+"""The benchmarks run, at a small size: what they promise is measured by `python -m experiments.bench`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from experiments.bench import PARTS, Figure, main
+from experiments.bench_store import open_figures, read_figures
+
+
+def test_every_part_of_the_table_exists() -> None:
+    for target in PARTS.values():
+        module, _, name = target.partition(":")
+        assert callable(getattr(import_module(module), name))
+
+
+def test_a_line_says_what_is_promised() -> None:
+    assert Figure("a ÷ b", 0.9, wanted=0.8).line() == "       0.900 ×     a ÷ b  (at least 0.8)"
+    assert Figure("opening", 2, "ms").line() == "       2.000 ms    opening"
+
+
+def test_the_store_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.bench_store.MILLION", 3000)
+    figures = read_figures(tmp_path / "read", count=130, tokens=17, width=16, rounds=1, wanted=0.8)
+    figures += open_figures(tmp_path / "open")
+    assert len(figures) == 10 and all(figure.value > 0 for figure in figures)
+    assert "opening 10⁶ entries in 3 parts" in figures[6].what
+
+
+def test_bad_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "--images", "2"]) == 1
+    assert "--images at least 64" in capsys.readouterr().err
