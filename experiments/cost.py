@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from analysis.leaves import not_run
 from analysis.similarity import similarity_table
-from encoders.base import Encoder
+from encoders.base import Encoder, FileEncoder
 from experiments.data import FeatureBank, TaskData
 
 IMAGES = 600
@@ -19,8 +20,11 @@ ROUNDS = 5
 
 
 @torch.no_grad()
-def encoder_cost(encoder: Encoder) -> dict[str, float]:
+def encoder_cost(encoder: Encoder) -> dict[str, Any]:
     """Measured on random pixels: GFLOPs of one image (a multiply-add is two), median milliseconds in batches of 16."""
+    if isinstance(encoder, FileEncoder):
+        unknown = not_run("features were computed elsewhere")
+        return {"params": unknown, "gflops": unknown, "tokens": encoder.num_tokens, "ms_per_image": unknown}
     height, width = encoder.preprocess.output
     device = next(iter(encoder.boxes.unbind())).device
     pixels = torch.randn(16, 3, height, width, device=device)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(args.threads)
     print(f"rendering {args.scenes} scenes …", flush=True)
-    paint = "twins" if "vit" in args.only else "none" if args.only == ["text"] else "one"
+    paint: Literal["none", "one", "twins"] = (
+        "twins" if "vit" in args.only else "none" if args.only == ["text"] else "one"
+    )
     bank = make_scene_bank(args.scenes, seed=args.seed, paint=paint)
     for name in args.only:
         started = time.perf_counter()
