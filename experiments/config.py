@@ -119,14 +119,17 @@ def demo() -> RunConfig:
     """The embedded world, four shipped encoders, one trunk for six tasks; about twelve minutes on 2 cores."""
     train = TrainConfig(
         joint=True,
-        steps=1200,
-        blind_steps=300,
+        steps=2000,
+        blind_steps=400,
+        batch_size=64,
+        groups=2,
+        ve_dropout=0.35,
         lr=3e-4,
         lr_scale={"adapters": 10.0, "heads": 10.0},
         precision="bf16",
         min_count=5,
         negatives="alternate",
-        weights={"flickr30k": 0.4, "coco": 0.4, "vqa": 1.4, "gqa": 1.4, "snli_ve": 1.0, "hateful_memes": 1.0},
+        weights={"flickr30k": 0.5, "coco": 0.5, "vqa": 1.2, "gqa": 1.2, "snli_ve": 0.8, "hateful_memes": 0.8},
     )
     return RunConfig("demo", dict(DEMO_ENCODERS), train=train, evaluate=EvaluateConfig(rerank=8))
 

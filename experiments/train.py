@@ -23,7 +23,7 @@ from fusion.ve_dropout import coalition_for, group_batch
 from tasks.base import Example
 
 Mode = Literal["masked", "blind"]
-CHECKS = (0.5, 0.8, 1.0)
+CHECKS = (0.25, 0.5, 0.8, 1.0)
 CONVERGED_WITHIN = 0.01
 FUSION_MODULES = {
     "text": "text",

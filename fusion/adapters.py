@@ -14,6 +14,10 @@ from torch.nn.parameter import Parameter
 
 from fusion.types import Features
 
+START = 0.1
+"""Size of a token's content at the start, beside positions of about one: a trained trunk first sees empty places
+rather than noise, and what it then sees was learned (as zero-initialised adapters do)."""
+
 
 class Adapter(nn.Module):
     """LayerNorm, Linear D to W, + position + encoder embedding + visual type, LayerNorm."""
@@ -25,11 +29,9 @@ class Adapter(nn.Module):
         self.encoder_embedding = Parameter(self.project.weight.new_empty(width))
         self.output_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        normal_(
-            self.project.weight, std=1 / math.sqrt(encoder_width)
-        )  # unit variance from unit-variance tokens
+        normal_(self.project.weight, std=START / math.sqrt(encoder_width))
         zeros_(self.project.bias)
-        normal_(self.encoder_embedding, std=0.5)
+        normal_(self.encoder_embedding, std=START)
 
     def forward(
         self, features: Features, *, positions: Float[Tensor, "b n w"], visual_type: Float[Tensor, " w"]
