@@ -18,6 +18,7 @@ from experiments.errors import ConfigError, near
 from fusion.config import FusionConfig
 
 TASKS = ("flickr30k", "coco", "vqa", "gqa", "snli_ve", "hateful_memes")
+Precision = Literal["no", "bf16"]
 MODULES = ("text", "trunk", "adapters", "heads")
 """Parts of a model that can have learning rates of their own."""
 DEMO_ENCODERS = {name: f"demo:{name}" for name in ("vit", "clip", "dino", "convnext")}
@@ -54,16 +55,20 @@ class TrainConfig:
     warmup: float = 0.1
     clip_norm: float = 1.0
     weights: dict[str, float] = field(default_factory=dict)
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "no"
     min_count: int = 9
     negatives: Literal["both", "alternate"] = "both"
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateConfig:
-    """How models are evaluated: `limit` official records a split (None: all), `rerank` items a query."""
+    """How models are evaluated: `limit` official records a split (None: all), `rerank` items a query.
+
+    `precision` is the trunk's; attention is always read in float32.
+    """
 
     batch_size: int = 256
+    precision: Precision = "no"
     limit: int | None = None
     rerank: int = 16
     attention_examples: int = 256
@@ -131,7 +136,7 @@ def demo() -> RunConfig:
         negatives="alternate",
         weights={"flickr30k": 0.5, "coco": 0.5, "vqa": 1.2, "gqa": 1.2, "snli_ve": 0.8, "hateful_memes": 0.8},
     )
-    return RunConfig("demo", dict(DEMO_ENCODERS), train=train, evaluate=EvaluateConfig(rerank=8))
+    return RunConfig("demo", dict(DEMO_ENCODERS), train=train, evaluate=EvaluateConfig(rerank=8, precision="bf16"))
 
 
 def tiny() -> RunConfig:

@@ -7,21 +7,26 @@ computes a metric beyond what the task itself defines.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.config import Precision
 from experiments.data import FeatureBank, Part, TaskData
 from experiments.model import TaskModel
-from fusion.types import Coalition
+from fusion.types import Coalition, Encoded, FeatureMap
 from tasks.base import Answer, Example
 from tasks.contrast import RetrievalObjective
 from tasks.retrieval_answers import Gallery, rerank, retrieval_answers, shortlist
 
 
 class Evaluator:
-    """Evaluates one model on one task's split; the text half of a gallery is encoded once for all coalitions."""
+    """Evaluates one model on one task's split; the text half of a gallery is encoded once for all coalitions.
+
+    The trunk runs in `precision`, the heads always in float32: probabilities keep their digits.
+    """
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class Evaluator:
         part: Part,
         *,
         batch_size: int,
+        precision: Precision = "no",
         limit: int | None = None,
     ) -> None:
         self.model = model
@@ -38,6 +44,7 @@ class Evaluator:
         self.task = data.task.name
         self.examples = data.splits[part].examples[:limit]
         self.batch_size = batch_size
+        self.precision = precision
         self.device = model.fusion.device
         self._texts: Tensor | None = None
         model.eval()
@@ -57,7 +64,9 @@ class Evaluator:
             batch = [self.examples[k] for k in order[start : start + self.batch_size]]
             images = [partner.get(example.image, example.image) for example in batch]
             features = self.bank.features(self.task, images, coalition, self.device)
-            answers += objective.answers(self.model.encode(objective, batch, features, coalition), batch)
+            with self._autocast():
+                states = self.model.encode(objective, batch, features, coalition)
+            answers += objective.answers({stream: in_float32(found) for stream, found in states.items()}, batch)
         return [answer for _, answer in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
 
     @torch.no_grad()
@@ -65,16 +74,16 @@ class Evaluator:
         """Cosines of every image with every caption of the split."""
         objective = self.model.objective(self.task)
         assert isinstance(objective, RetrievalObjective)
-        fusion, step = self.model.fusion, self.batch_size
+        step = self.batch_size
         if self._texts is None:
             texts = [example.text for example in self.examples]
-            parts = [fusion.encode(texts[k : k + step], None, ()).pooled for k in range(0, len(texts), step)]
+            parts = [self._encode(texts[k : k + step], None, ()).pooled for k in range(0, len(texts), step)]
             self._texts = torch.cat([objective.embed_texts(pooled) for pooled in parts])
         images = [(partner or {}).get(image, image) for image in Gallery.of(self.examples).images]
         embedded = []
         for start in range(0, len(images), step):
             features = self.bank.features(self.task, images[start : start + step], coalition, self.device)
-            embedded.append(objective.embed_images(fusion.encode(None, features, coalition).pooled))
+            embedded.append(objective.embed_images(self._encode(None, features, coalition).pooled))
         return (torch.cat(embedded) @ self._texts.T).cpu()
 
     @torch.no_grad()
@@ -90,7 +99,7 @@ class Evaluator:
             batch = pairs[start : start + self.batch_size]
             features = self.bank.features(self.task, [images[i] for i, _ in batch], coalition, self.device)
             texts = [self.examples[caption].text for _, caption in batch]
-            logits.append(objective.match_logits(self.model.fusion.encode(texts, features, coalition).pooled))
+            logits.append(objective.match_logits(self._encode(texts, features, coalition).pooled))
         return rerank(similarity, self.examples, listed, torch.cat(logits).cpu())
 
     @torch.no_grad()
@@ -125,6 +134,19 @@ class Evaluator:
             for head in range(totals.shape[1])
             for k, name in enumerate(names)
         ]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _encode(self, texts: Sequence[str] | None, features: FeatureMap | None, coalition: Coalition) -> Encoded:
+        with self._autocast():
+            encoded = self.model.fusion.encode(texts, features, coalition)
+        return in_float32(encoded)
+
+
+def in_float32(encoded: Encoded) -> Encoded:
+    """The stream with its states in float32."""
+    return replace(encoded, states=encoded.states.float(), pooled=encoded.pooled.float())
 
 
 def derangement(examples: Sequence[Example]) -> dict[str, str]:

@@ -201,7 +201,8 @@ def _evaluator(
     *,
     limit: int | None = None,
 ) -> Evaluator:
-    return Evaluator(model, bank, data, part, batch_size=config.evaluate.batch_size, limit=limit)
+    settings = config.evaluate
+    return Evaluator(model, bank, data, part, batch_size=settings.batch_size, precision=settings.precision, limit=limit)
 
 
 def _answer(config: RunConfig, task: str, data: TaskData, bank: FeatureBank, model: TaskModel, *, seed: int) -> None:

@@ -174,19 +174,21 @@ def _write(
 def _card(folder: Path, name: str, objective: str, *, steps: int, seed: int, loss: float, scenes: int) -> None:
     import torch
 
-    weights = next(folder.glob("*.safetensors"))
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    kind = "text trunk and its tokenizer" if name == "text" else "vision encoder"
     lines = [
         f"# demo:{name}",
         "",
-        "A small encoder for the embedded world of rendered scenes. Licence: Apache-2.0.",
+        f"A small {kind} for the embedded world of rendered scenes. Licence: Apache-2.0.",
         "",
         f"- objective: {objective}",
         f"- data: {scenes:,} rendered scenes (`experiments/demo_recipes/scene_bank.py`), disjoint from every task's",
         f"- steps: {steps:,}; seed: {seed}; final training loss: {loss:.4f}",
         f"- command: `python -m experiments.train_demo_encoders --only {name} --seed {seed} --scenes {scenes}"
         f" --steps {steps} --threads {torch.get_num_threads()}` (torch {torch.__version__})",
-        f"- sha256 of `{weights.name}`: `{digest}`",
+        *(
+            f"- sha256 of `{weights.name}`: `{hashlib.sha256(weights.read_bytes()).hexdigest()}`"
+            for weights in sorted(folder.glob("*.safetensors"))
+        ),
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines))

@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fusion.attention import attention
 from fusion.transformer import TrunkShape
 
 
@@ -92,7 +93,7 @@ class Reading(nn.Module):
         projected = self.keys_values(self.memory_norm(memory.states))
         keys, values = rearrange(projected, "b l (s h c) -> s b h l c", s=2, h=heads)
         mask = (memory.seen | ~reads)[:, None]  # a row without any key would be NaN
-        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        attended = attention(query, keys, values, mask=mask)
         added = self.out(rearrange(attended, "b h q c -> b q (h c)")).masked_fill(~reads, 0)
         mass = None
         if asked is not None:

@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fusion.attention import attention
 from fusion.errors import FusionError, choices
 
 Activation = Literal["gelu", "gelu_tanh", "relu"]
@@ -157,7 +158,7 @@ class Block(nn.Module):
         query, keys, values = rearrange(self.qkv(states), "b l (s h c) -> s b h l c", s=3, h=self.shape.heads)
         if sight.rotation is not None:
             query, keys = rotate(query, sight.rotation), rotate(keys, sight.rotation)
-        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=sight.mask)
+        attended = attention(query, keys, values, mask=sight.mask)
         mass = None
         if mass_of is not None:
             seen = None if sight.mask is None else sight.mask[:, 0, 0]

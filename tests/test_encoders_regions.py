@@ -111,8 +111,9 @@ def test_rows_go_through_the_store(tmp_path: Path) -> None:
     encoder = load(tmp_path / "butd", "?dtype=fp32")
     found = encoder.rows([PATHS[3], PATHS[1]])
     store = FeatureStore(tmp_path / "store", encoder)
-    store.write_part(["3" * 64, "1" * 64], found.tokens, lengths=found.lengths)
+    store.write_part(["3" * 64, "1" * 64], found.tokens, lengths=found.lengths, boxes=found.boxes)
     read = store.read(["1" * 64, "3" * 64])
+    assert torch.equal(torch.cat([read.boxes[1], read.boxes[0, :1]]), found.boxes)
     assert read.valid.tolist() == [[True, False, False], [True, True, True]]
     assert np.array_equal(read.tokens[0, :1].numpy(), features(1))
     assert np.array_equal(read.tokens[1].numpy(), features(3))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fusion.attention import attention
 from fusion.positions import NUM_FEATURES, BoxPositions, fourier_features
 from fusion.transformer import Block, Sight, Trunk, TrunkShape, cls_mass
 
@@ -108,3 +109,26 @@ def test_positions_line_up_unequal_grids_from_the_start() -> None:
     order = torch.cdist(coarse, fine).argsort(dim=1)[:, :4]
     inside = [{0, 1, 4, 5}, {2, 3, 6, 7}, {8, 9, 12, 13}, {10, 11, 14, 15}]
     assert [set(row.tolist()) for row in order] == inside
+
+
+@pytest.mark.parametrize("hidden", [0, 3])
+def test_training_in_bfloat16_agrees_with_the_fused_kernel(hidden: int) -> None:
+    """Where another kernel is faster, it gives the same states and gradients but for bfloat16's rounding."""
+    torch.manual_seed(0)
+    mask = None
+    if hidden:
+        mask = torch.ones(3, 1, 1, 21, dtype=torch.bool)
+        mask[1, ..., -hidden:] = False
+    inputs = [torch.randn(3, 4, 21, 16).bfloat16() for _ in range(3)]
+    exact = [item.float().requires_grad_() for item in inputs]
+    rounded = [item.clone().requires_grad_() for item in inputs]
+    weights = torch.randn(3, 4, 21, 16)
+    expected = torch.nn.functional.scaled_dot_product_attention(*exact, attn_mask=mask)
+    found = attention(*rounded, mask=mask)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert (one.grad.float() - other.grad).norm() < 0.02 * other.grad.norm()
