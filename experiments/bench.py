@@ -16,6 +16,7 @@ from typing import NamedTuple
 PARTS: dict[str, str] = {
     "extract": "experiments.bench_extract:run",
     "store": "experiments.bench_store:run",
+    "tasks": "experiments.bench_tasks:run",
 }
 
 

@@ -30,6 +30,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--data", help="folder with one folder per dataset; default: the embedded world")
     made.add_argument("--images", nargs="+", metavar="TASK=FOLDER", default=[], help="where a task's images lie")
+    made.add_argument("--exclude", metavar="FILE", help="images to leave out, as tasks.check --exclude writes them")
+    made.add_argument(
+        "--exclude-undecodable", action="store_true", help="leave out images that do not decode, and record them"
+    )
+    made.add_argument("--rerank", type=int, metavar="N", help="nearest items of each query that matching re-orders")
     made.add_argument("--fusion", help="fusion operator")
     made.add_argument("--text", help="text trunk: demo, scratch, or a folder with a BERT checkpoint")
     made.add_argument("--run", help="name of the run's folder")
@@ -74,6 +79,9 @@ def configure(args: argparse.Namespace) -> RunConfig:
         tasks=tuple(named) or None,
         own_tasks=own or None,
         data=args.data,
+        exclude=args.exclude,
+        undecodable="exclude" if args.exclude_undecodable else None,
+        evaluate=None if args.rerank is None else replace(config.evaluate, rerank=args.rerank),
         run=args.run,
         runs=args.runs,
         cache=args.cache,

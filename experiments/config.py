@@ -38,8 +38,6 @@ class TrainConfig:
             (METER multiplies by 5 for cross-modal layers and by 50 for heads).
         weights: share of the steps that each task gets, where not 1.
         precision: of the forward pass.
-        min_count: occurrences that put an answer into the VQA vocabulary.
-        negatives: matching's hard negatives for each retrieval pair: an image and a text, or one of them in turn.
     """
 
     joint: bool = False
@@ -56,8 +54,6 @@ class TrainConfig:
     clip_norm: float = 1.0
     weights: dict[str, float] = field(default_factory=dict)
     precision: Precision = "no"
-    min_count: int = 9
-    negatives: Literal["both", "alternate"] = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +72,30 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """A whole run. `data` None means the embedded world of `world_scale` and the first seed's... `world_seed`.
+    """A whole run.
 
-    `own_tasks` says which kind or file is behind a name in `tasks` that is not built in.
+    Attributes:
+        encoders: specs by alias, in the run's order.
+        own_tasks: which kind or file is behind a name in `tasks` that is not built in.
+        task_options: options of single tasks, such as {"vqa": {"min_count": 9, "vocabulary_file": FILE}}.
+        data: folder with one folder per dataset; None for the embedded world of `world_scale` and `world_seed`.
+        images: where a task's images lie, where that is not beside its annotations.
+        exclude: a list of images to leave out, as `tasks.check --exclude` writes it.
+        undecodable: refuse images that do not decode, or leave them out with their examples and record them.
+        run: name of the run's folder in `runs`; None for preset and seeds.
+        cache: folder of features and of the embedded world.
     """
 
     preset: str
     encoders: dict[str, str]
     tasks: tuple[str, ...] = TASKS
     own_tasks: dict[str, str] = field(default_factory=dict)
+    task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     data: str | None = None
     images: dict[str, str] = field(default_factory=dict)
+    exclude: str | None = None
+    undecodable: Literal["refuse", "exclude"] = "refuse"
     world_seed: int = 0
     world_scale: float = 1.0
     run: str | None = None
@@ -132,11 +140,15 @@ def demo() -> RunConfig:
         lr=3e-4,
         lr_scale={"adapters": 10.0, "heads": 10.0},
         precision="bf16",
-        min_count=5,
-        negatives="alternate",
         weights={"flickr30k": 0.5, "coco": 0.5, "vqa": 1.2, "gqa": 1.2, "snli_ve": 0.8, "hateful_memes": 0.8},
     )
-    return RunConfig("demo", dict(DEMO_ENCODERS), train=train, evaluate=EvaluateConfig(rerank=8, precision="bf16"))
+    options: dict[str, dict[str, Any]] = {
+        "flickr30k": {"negatives": "alternate"},
+        "coco": {"negatives": "alternate"},
+        "vqa": {"min_count": 5},
+    }
+    evaluate = EvaluateConfig(rerank=8, precision="bf16")
+    return RunConfig("demo", dict(DEMO_ENCODERS), task_options=options, train=train, evaluate=evaluate)
 
 
 def tiny() -> RunConfig:
@@ -152,8 +164,8 @@ def base() -> RunConfig:
     )
 
 
-TABLES = ("weights", "lr_scale", "images", "encoders")
-"""Settings whose keys are free to choose."""
+TABLES = ("weights", "lr_scale", "images", "encoders", "task_options")
+"""Settings whose keys are free to choose; those of `task_options` are tables of free keys again."""
 PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny, "base": base}
 
 
@@ -190,11 +202,13 @@ def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
             value = text
         *path, last = key.split(".")
         target = values
-        for step in path:
+        for number, step in enumerate(path):
+            if path[:number] == ["task_options"]:
+                target.setdefault(step, {})
             if not isinstance(target.get(step), dict):
                 raise ConfigError(f"--set {key}: unknown setting {step!r}; {near(step, target)}")
             target = target[step]
-        if last not in target and not (path and path[-1] in TABLES):
+        if last not in target and not (path and (path[-1] in TABLES or path[0] == "task_options")):
             raise ConfigError(f"--set {key}: unknown setting {last!r}; {near(last, target)}")
         target[last] = value
     return RunConfig.from_dict(values)
@@ -209,7 +223,6 @@ def check(config: RunConfig) -> RunConfig:
         "train.batch_size": train.batch_size,
         "train.groups": train.groups,
         "train.lr": train.lr,
-        "train.min_count": train.min_count,
         "evaluate.batch_size": config.evaluate.batch_size,
         "evaluate.rerank": config.evaluate.rerank,
         "world_scale": config.world_scale,
@@ -220,9 +233,11 @@ def check(config: RunConfig) -> RunConfig:
     for key, share in (("ve_dropout", train.ve_dropout), ("empty", train.empty), ("warmup", train.warmup)):
         if not 0 <= share <= 1:
             raise ConfigError(f"train.{key}={share} must be between 0 and 1")
-    for key in train.weights:
-        if key not in TASKS:
-            raise ConfigError(f"train.weights names an unknown task {key!r}; {near(key, TASKS)}")
+    for where, table in (("train.weights", train.weights), ("task_options", config.task_options)):
+        for key in table:
+            if key not in TASKS and key not in config.tasks:
+                known = dict.fromkeys((*TASKS, *config.tasks))
+                raise ConfigError(f"{where} names an unknown task {key!r}; {near(key, known)}")
     for key, factor in train.lr_scale.items():
         if key not in MODULES:
             raise ConfigError(f"train.lr_scale names an unknown module {key!r}; {near(key, MODULES)}")
@@ -249,6 +264,8 @@ def _build(kind: type[Any], values: Mapping[str, Any], *, where: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, *, where: str) -> Any:
+    if hint is Any:
+        return value
     if is_dataclass(hint):
         if isinstance(value, typing.cast(type[Any], hint)):
             return value

@@ -6,13 +6,16 @@ the features of any examples as `fusion` wants them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import torch
 
 from encoders.base import Encoder
 from encoders.extract import Shard, extract
+from encoders.images import Undecodable
 from encoders.store import FeatureStore
 from experiments.config import RunConfig
 from experiments.errors import ConfigError
@@ -20,9 +23,7 @@ from experiments.world.build import build_world
 from fusion.types import Features
 from tasks import load_task
 from tasks.base import Example, Split, Task
-
-if TYPE_CHECKING:
-    import torch
+from tasks.check import read_exclusions
 
 Part = Literal["train", "select", "test"]
 PARTS: tuple[Part, ...] = ("train", "select", "test")
@@ -40,6 +41,10 @@ class TaskData:
         split = self.splits[part]
         return {example.image: split.image_path(example) for example in split.examples}
 
+    def without(self, images: Collection[str]) -> TaskData:
+        """The task without these images' examples; its splits say what they lack."""
+        return replace(self, splits={part: split.without(images) for part, split in self.splits.items()})
+
 
 def check_data(config: RunConfig) -> None:
     """Refuses a data folder that is not there, before anything slow is loaded. Raises ConfigError."""
@@ -56,39 +61,35 @@ def find_data(config: RunConfig) -> Path:
     return build_world(world, seed=config.world_seed, scale=config.world_scale)
 
 
-def task_options(config: RunConfig, name: str) -> dict[str, object]:
-    """The training settings that are options of a built-in task."""
-    if name == "vqa":
-        return {"min_count": config.train.min_count}
-    return {"negatives": config.train.negatives} if name in ("flickr30k", "coco") else {}
-
-
 def _load(config: RunConfig, name: str) -> Task:
     spec = f"{name}={config.own_tasks[name]}" if name in config.own_tasks else name
-    return load_task(spec, **task_options(config, name))
+    return load_task(spec, **config.task_options.get(name, {}))
 
 
 def read_tasks(config: RunConfig, data: Path) -> dict[str, TaskData]:
-    """Reads all splits of all tasks, and looks for every image."""
+    """Reads all splits of all tasks without the images to exclude, and looks for every other image."""
     tasks = {task.name: task for task in (_load(config, name) for name in config.tasks)}
     for name in config.images:
         if name not in tasks:
             raise ConfigError(f"--images names task {name!r}, which is not among {', '.join(tasks)}")
+    excluded = read_exclusions(Path(config.exclude)) if config.exclude is not None else ()
     found: dict[str, TaskData] = {}
     for name, task in tasks.items():
         images = Path(config.images[name]) if name in config.images else None
         splits = {part: task.read(data / name, part, images=images, limit=config.evaluate.limit) for part in PARTS}
-        for split in splits.values():
+        found[name] = TaskData(task, splits).without(excluded)
+        for split in found[name].splits.values():
             split.check_images()
-        found[name] = TaskData(task, splits)
     return found
 
 
 class FeatureBank:
-    """Features of the run's images, by task and image name, from one store per encoder."""
+    """Features of the run's images, by task and image name, from one store per view of each encoder."""
 
-    def __init__(self, stores: Mapping[str, FeatureStore], digests: Mapping[tuple[str, str], str]) -> None:
-        self._stores = dict(stores)
+    def __init__(
+        self, stores: Mapping[str, Sequence[FeatureStore]], digests: Mapping[tuple[str, str], str]
+    ) -> None:
+        self._stores = {alias: tuple(views) for alias, views in stores.items()}
         self._digests = dict(digests)
 
     @property
@@ -99,16 +100,37 @@ class FeatureBank:
     def summary(self) -> list[str]:
         """One line per encoder: images stored, bytes an image, folder."""
         return [
-            f"{alias}: {len(store)} images, {store.bytes_per_image} bytes each, in {store.folder}"
-            for alias, store in self._stores.items()
+            f"{alias}: {len(views[0])} images, {len(views) * views[0].bytes_per_image} bytes each"
+            f"{f' ({len(views)} views)' if len(views) > 1 else ''}, in {views[0].folder}"
+            for alias, views in self._stores.items()
         ]
 
+    def digest(self, task: str, image: str) -> str:
+        """Digest of an image's bytes, its key in every store."""
+        return self._digests[task, image]
+
+    def lacking(self, data: TaskData) -> list[str]:
+        """Images of a task that have no features, because they were left out as undecodable."""
+        images = dict.fromkeys(image for part in PARTS for image in data.splits[part].images())
+        return [image for image in images if (data.task.name, image) not in self._digests]
+
     def features(
-        self, task: str, images: Sequence[str], coalition: Sequence[str], device: torch.device | str = "cpu"
+        self,
+        task: str,
+        images: Sequence[str],
+        coalition: Sequence[str],
+        device: torch.device | str = "cpu",
+        *,
+        views: Sequence[int] | None = None,
     ) -> dict[str, Features]:
-        """Tokens b n d, boxes b n 4 and valid b n of each encoder in the coalition."""
-        digests = [self._digests[task, image] for image in images]
-        return {alias: Features(*self._stores[alias].read(digests)).to(device) for alias in coalition}
+        """Tokens b n d, boxes b n 4 and valid b n of each encoder in the coalition.
+
+        Args:
+            views: a number for each image, that picks the view of it in each encoder that has several (modulo how
+                many it has); None for view 0, the plain image.
+        """
+        digests = [self.digest(task, image) for image in images]
+        return {alias: self._read(alias, digests, views).to(device) for alias in coalition}
 
     def of_examples(
         self,
@@ -116,9 +138,26 @@ class FeatureBank:
         examples: Sequence[Example],
         coalition: Sequence[str],
         device: torch.device | str = "cpu",
+        *,
+        views: Sequence[int] | None = None,
     ) -> dict[str, Features]:
         """Features of each example's image, in order."""
-        return self.features(task, [example.image for example in examples], coalition, device)
+        return self.features(task, [example.image for example in examples], coalition, device, views=views)
+
+    def _read(self, alias: str, digests: Sequence[str], views: Sequence[int] | None) -> Features:
+        stores = self._stores[alias]
+        if views is None or len(stores) == 1:
+            return Features(*stores[0].read(digests))
+        rows: dict[int, list[int]] = {}
+        for row, view in enumerate(views):
+            rows.setdefault(view % len(stores), []).append(row)
+        parts = [Features(*stores[view].read([digests[row] for row in chosen])) for view, chosen in rows.items()]
+        order = torch.tensor([row for chosen in rows.values() for row in chosen]).argsort()
+        return Features(
+            torch.cat([part.tokens for part in parts])[order],
+            torch.cat([part.boxes for part in parts])[order],
+            torch.cat([part.valid for part in parts])[order],
+        )
 
 
 def fill_stores(
@@ -127,11 +166,15 @@ def fill_stores(
     encoders: Mapping[str, Encoder],
     *,
     shard: Shard = Shard(),  # noqa: B008  an immutable value
-    undecodable: Literal["refuse", "exclude"] = "refuse",
     batch_size: int = 64,
     progress: Literal["bar", "none"] = "bar",
+    wait: Callable[[], None] = lambda: None,
 ) -> FeatureBank:
-    """Extracts what is not stored yet, or this process's share of it; the bank knows the images that decode."""
+    """Extracts what is not stored yet, or this process's share of it; the bank knows the images that decode.
+
+    Args:
+        wait: called when this process's share is stored; returns when the others' are.
+    """
     root = Path(config.cache) / "features"
     named = {
         (name, image): path for name, task in data.items() for part in PARTS for image, path in task.paths(part).items()
@@ -143,7 +186,14 @@ def fill_stores(
         batch_size=batch_size,
         progress=progress,
         shard=shard,
-        undecodable=undecodable,
+        undecodable=config.undecodable,
     )
-    stores = {alias: FeatureStore(root, encoder) for alias, encoder in encoders.items()}
+    wait()
+    if config.undecodable == "exclude":
+        broken = Undecodable(root).reasons()
+        digests = {path: digest for path, digest in digests.items() if digest not in broken}
+    stores = {
+        alias: [FeatureStore(root, encoder.view(number)) for number in range(encoder.views)]
+        for alias, encoder in encoders.items()
+    }
     return FeatureBank(stores, {key: digests[path] for key, path in named.items() if path in digests})

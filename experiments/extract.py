@@ -28,9 +28,6 @@ def parser() -> argparse.ArgumentParser:
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("--shard", default="1/1", metavar="i/n", help="the share of this command: 1/4, 2/4, 3/4 or 4/4")
     made.add_argument("--estimate", action="store_true", help="say what size and time it takes, and stop")
-    made.add_argument(
-        "--exclude-undecodable", action="store_true", help="leave out images that do not decode, and record them"
-    )
     made.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: 64)")
     return made
 
@@ -81,11 +78,10 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
         data,
         encoders,
         shard=shard.within(state.process_index, state.num_processes),
-        undecodable="exclude" if args.exclude_undecodable else "refuse",
         batch_size=args.batch_size,
         progress="bar" if state.is_local_main_process else "none",
+        wait=state.wait_for_everyone,
     )
-    state.wait_for_everyone()
     if state.is_main_process:
         for line in [*bank.summary(), *_notes(config, encoders)]:
             print(line)

@@ -26,6 +26,7 @@ from analysis.report import write_report
 from analysis.terminal import summary_lines
 from encoders import load_encoder
 from encoders.base import Encoder
+from encoders.extract import Shard
 from experiments.cells import Cell, write_examples, write_table
 from experiments.config import RunConfig
 from experiments.cost import encoder_cost, similarity
@@ -57,14 +58,23 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
         say(f"run {config.name}: {what}")
     check_data(config)
     encoders = _load_encoders(config, str(accelerator.device))
-    with accelerator.main_process_first():  # the others find the world and the features in place
+    with accelerator.main_process_first():  # the others find the embedded world in place
         data = read_tasks(config, find_data(config))
-        finish("data")
-        bank = fill_stores(config, data, encoders)
-        finish("features")
+    finish("data")
+    bank = fill_stores(
+        config,
+        data,
+        encoders,
+        shard=Shard(accelerator.process_index, accelerator.num_processes),
+        progress="bar" if accelerator.is_local_main_process else "none",
+        wait=accelerator.wait_for_everyone,
+    )
+    data = {name: item.without(bank.lacking(item)) for name, item in data.items()}
+    finish("features")
     folder = config.folder
     if accelerator.is_main_process:
         write_json(folder / "config.json", config.to_dict())
+        write_json(folder / "exclusions.json", _exclusions(data, say))
     for seed in config.seeds:
         _train_and_answer(config, data, bank, encoders, seed=seed, accelerator=accelerator, finish=finish)
     if accelerator.is_main_process:
@@ -77,6 +87,15 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
             say(line)
         say(f"report: {folder / 'report.html'} ({time.perf_counter() - started:.0f} s)")
     return folder
+
+
+def _exclusions(data: Mapping[str, TaskData], say: Callable[[str], None]) -> dict[str, Any]:
+    """The images that each split was left without."""
+    found = {name: {part: list(split.excluded) for part, split in item.splits.items()} for name, item in data.items()}
+    for name, parts in found.items():
+        if any(parts.values()):
+            say(f"{name}: left out " + ", ".join(f"{len(images)} images of {part}" for part, images in parts.items()))
+    return found
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:

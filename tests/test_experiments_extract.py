@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_encoders_store import META
 
 from encoders import load_encoder
@@ -93,9 +94,8 @@ def test_undecodable_images_are_refused_or_left_out(world: Path, tmp_path: Path)
     try:
         with pytest.raises(ImageError, match=path.name):
             fill_stores(here, data, {"vit": load_encoder("vit=demo:vit")}, progress="none")
-        bank = fill_stores(
-            here, data, {"vit": load_encoder("vit=demo:vit")}, progress="none", undecodable="exclude"
-        )
+        lenient = replace(here, undecodable="exclude")
+        bank = fill_stores(lenient, data, {"vit": load_encoder("vit=demo:vit")}, progress="none")
     finally:
         path.write_bytes(whole)
     record = Undecodable(tmp_path / "cache" / "features").reasons()
@@ -104,6 +104,9 @@ def test_undecodable_images_are_refused_or_left_out(world: Path, tmp_path: Path)
     assert len(bank.features("snli_ve", others, ("vit",))["vit"].tokens) == len(others)
     with pytest.raises(KeyError):
         bank.features("snli_ve", [name], ("vit",))
+    assert bank.lacking(data["snli_ve"]) == [name]
+    left = data["snli_ve"].without([name]).splits["test"]
+    assert left.excluded == (name,) and all(example.image != name for example in left.examples)
 
 
 @pytest.mark.parametrize(
@@ -113,3 +116,22 @@ def test_undecodable_images_are_refused_or_left_out(world: Path, tmp_path: Path)
 def test_bad_flags_are_one_line(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags, "--device", "cpu"]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_each_image_is_read_in_the_view_asked_for(world: Path, tmp_path: Path) -> None:
+    encoders = {"vit": load_encoder("vit=demo:vit?views=3"), "dino": load_encoder("dino=demo:dino")}
+    here = config(world, tmp_path / "cache")
+    data = read_tasks(here, world)
+    bank = fill_stores(here, data, encoders, progress="none")
+    images = data["snli_ve"].splits["test"].images()[:5]
+    plain = bank.features("snli_ve", images, ("vit", "dino"))
+    found = bank.features("snli_ve", images, ("vit", "dino"), views=[4, 0, 2, 1, 3])
+    root = tmp_path / "cache" / "features"
+    for row, view in enumerate([1, 0, 2, 1, 0]):
+        store = FeatureStore(root, encoders["vit"].view(view))
+        expected = store.read([bank.digest("snli_ve", images[row])])
+        assert torch.equal(found["vit"].tokens[row], expected.tokens[0])
+        assert torch.equal(found["vit"].boxes[row], expected.boxes[0])
+        assert torch.equal(found["vit"].tokens[row], plain["vit"].tokens[row]) == (view == 0)
+    assert torch.equal(found["dino"].tokens, plain["dino"].tokens)
+    assert "3 views" in bank.summary()[0] and "views" not in bank.summary()[1]
