@@ -41,6 +41,8 @@ from tasks.base import Answer
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "transformers", "accelerate", "einops", "numpy", "pyarrow")
 VALIDATION_LIMIT = 400
+OBSERVED = 1024
+"""Training images of a task over which features are standardised, at most."""
 
 
 def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
@@ -191,6 +193,10 @@ def _trained(
     if load_weights(model, path) is not None:
         return model
     full = tuple(encoders) if mode == "masked" else ()
+    for task, item in data.items():
+        images = item.splits["train"].images()[:OBSERVED]
+        for start in range(0, len(images), 256):
+            model.fusion.observe(bank.features(task, images[start : start + 256], full, accelerator.device))
 
     def validate(now: TaskModel) -> dict[str, float]:
         scores = {}

@@ -134,6 +134,17 @@ class FusionModel(nn.Module):
         """Where the weights are."""
         return self.text.words.weight.device
 
+    def observe(self, features: FeatureMap) -> None:
+        """Adds features to what each encoder's tokens are standardised by.
+
+        Once before training, on the training set or a part of it.
+
+        Raises:
+            FusionError: features of an unknown encoder or of a wrong shape.
+        """
+        for alias, found in self._present_features(features, check_coalition(tuple(features), self.aliases)).items():
+            self.adapters[f"of_{alias}"].standardise.observe(found.tokens[found.valid])
+
     def encode(
         self,
         text: Sequence[str] | None,
