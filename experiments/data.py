@@ -83,19 +83,54 @@ def read_tasks(config: RunConfig, data: Path) -> dict[str, TaskData]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one input of a model reads: an encoder's features, or a part of them.
+
+    Attributes:
+        encoder: alias of the encoder.
+        view: one view for good, where it has several; None for the one asked for, or the plain image.
+        part: of `parts` equal parts of its tokens, every `parts`-th token from this one on.
+    """
+
+    encoder: str
+    view: int | None = None
+    part: int = 0
+    parts: int = 1
+
+
 class FeatureBank:
-    """Features of the run's images, by task and image name, from one store per view of each encoder."""
+    """Features of the run's images, by task and image name, from one store per view of each encoder.
+
+    Args:
+        stores: by alias of the encoder, one a view.
+        digests: by task and image name.
+        sources: what each input of the model reads; by default each reads the encoder of its name.
+    """
 
     def __init__(
-        self, stores: Mapping[str, Sequence[FeatureStore]], digests: Mapping[tuple[str, str], str]
+        self,
+        stores: Mapping[str, Sequence[FeatureStore]],
+        digests: Mapping[tuple[str, str], str],
+        sources: Mapping[str, Source] | None = None,
     ) -> None:
         self._stores = {alias: tuple(views) for alias, views in stores.items()}
         self._digests = dict(digests)
+        self._sources = dict(sources) if sources is not None else {alias: Source(alias) for alias in stores}
+
+    def reading(self, sources: Mapping[str, Source]) -> FeatureBank:
+        """The same features for a model with other inputs."""
+        return FeatureBank(self._stores, self._digests, sources)
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """The run's encoders in the run's order."""
-        return tuple(self._stores)
+        """The model's inputs in the run's order: the encoders, unless it has others."""
+        return tuple(self._sources)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of each input's tokens."""
+        return {alias: self._stores[source.encoder][0].meta.width for alias, source in self._sources.items()}
 
     def summary(self) -> list[str]:
         """One line per encoder: images stored, bytes an image, folder."""
@@ -145,19 +180,31 @@ class FeatureBank:
         return self.features(task, [example.image for example in examples], coalition, device, views=views)
 
     def _read(self, alias: str, digests: Sequence[str], views: Sequence[int] | None) -> Features:
-        stores = self._stores[alias]
-        if views is None or len(stores) == 1:
-            return Features(*stores[0].read(digests))
-        rows: dict[int, list[int]] = {}
-        for row, view in enumerate(views):
-            rows.setdefault(view % len(stores), []).append(row)
-        parts = [Features(*stores[view].read([digests[row] for row in chosen])) for view, chosen in rows.items()]
-        order = torch.tensor([row for chosen in rows.values() for row in chosen]).argsort()
-        return Features(
-            torch.cat([part.tokens for part in parts])[order],
-            torch.cat([part.boxes for part in parts])[order],
-            torch.cat([part.valid for part in parts])[order],
-        )
+        source = self._sources[alias]
+        stores = self._stores[source.encoder]
+        if source.view is not None:
+            stores = stores[source.view : source.view + 1]
+        found = _read_views(stores, digests, views)
+        if source.parts == 1:
+            return found
+        chosen = slice(source.part, None, source.parts)
+        return Features(found.tokens[:, chosen], found.boxes[:, chosen], found.valid[:, chosen])
+
+
+def _read_views(stores: Sequence[FeatureStore], digests: Sequence[str], views: Sequence[int] | None) -> Features:
+    """Each image's features in its view, modulo how many there are."""
+    if views is None or len(stores) == 1:
+        return Features(*stores[0].read(digests))
+    rows: dict[int, list[int]] = {}
+    for row, view in enumerate(views):
+        rows.setdefault(view % len(stores), []).append(row)
+    parts = [Features(*stores[view].read([digests[row] for row in chosen])) for view, chosen in rows.items()]
+    order = torch.tensor([row for chosen in rows.values() for row in chosen]).argsort()
+    return Features(
+        torch.cat([part.tokens for part in parts])[order],
+        torch.cat([part.boxes for part in parts])[order],
+        torch.cat([part.valid for part in parts])[order],
+    )
 
 
 def fill_stores(

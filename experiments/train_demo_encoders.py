@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,10 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(args.threads)
     print(f"rendering {args.scenes} scenes …", flush=True)
-    paint: Literal["none", "one", "twins"] = (
-        "twins" if "vit" in args.only else "none" if args.only == ["text"] else "one"
-    )
-    bank = make_scene_bank(args.scenes, seed=args.seed, paint=paint)
+    bank = make_scene_bank(args.scenes, seed=args.seed, paint=args.only != ["text"])
     for name in args.only:
         started = time.perf_counter()
         steps = args.steps or STEPS[name]

@@ -28,6 +28,10 @@ class Standardise(nn.Module):
     normalises over channels and keeps it. Until something is observed, tokens pass as they are.
     """
 
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros(()))
@@ -66,6 +70,10 @@ class Adapter(nn.Module):
         normal_(self.project.weight, std=START / math.sqrt(encoder_width))
         zeros_(self.project.bias)
         normal_(self.encoder_embedding, std=START)
+
+    def observe(self, features: Features) -> None:
+        """Adds features to what tokens are standardised by."""
+        self.standardise.observe(features.tokens[features.valid])
 
     def forward(
         self, features: Features, *, positions: Float[Tensor, "b n w"], visual_type: Float[Tensor, " w"]

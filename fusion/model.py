@@ -143,7 +143,9 @@ class FusionModel(nn.Module):
             FusionError: features of an unknown encoder or of a wrong shape.
         """
         for alias, found in self._present_features(features, check_coalition(tuple(features), self.aliases)).items():
-            self.adapters[f"of_{alias}"].standardise.observe(found.tokens[found.valid])
+            adapter = self.adapters[f"of_{alias}"]
+            assert isinstance(adapter, Adapter)
+            adapter.observe(found)
 
     def encode(
         self,

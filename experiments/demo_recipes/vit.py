@@ -1,6 +1,4 @@
-"""A ViT (timm) supervised densely on shape, size and position, on grey pictures, blind to background and words.
-
-Each scene is shown twice, on two backgrounds and under two words, and all tokens of the two must agree.
+"""A ViT (timm) supervised densely on shape, size and position, on grey pictures.
 
 Afterwards the patch embedding is folded so that its channels are those of luminance: the model takes RGB pictures as
 any timm model does, and two pictures of equal luminance give equal tokens.
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from experiments.demo_recipes.scene_bank import INPUT, SceneBank
 from experiments.demo_recipes.training import train
+from experiments.world.renderer import LUMINANCE
 from experiments.world.scene import CANVAS, SHAPES, Scene
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -30,13 +29,7 @@ MODEL_ARGS: dict[str, Any] = {
     "num_classes": 0,
 }
 GRID = INPUT // 8
-LUMINANCE = (0.299, 0.587, 0.114)
-PICTURES = 128
-SAME = 1.0
-OBJECTIVE = (
-    "dense supervision of shape, size and offset to the object's centre, on luminance alone, with tokens that agree"
-    " whatever the background and the words"
-)
+OBJECTIVE = "dense supervision of shape, size and offset to the object's centre, on luminance alone"
 
 
 def dense_labels(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,14 +88,8 @@ def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, flo
     generator = torch.Generator().manual_seed(seed)
 
     def loss_of(rows: Tensor, step: int) -> Tensor:
-        pictures = torch.cat([bank.batch(rows), bank.twin_batch(rows)])
-        states = model.forward_features(grey(pictures, generator))
-        first, second = F.layer_norm(states.float(), states.shape[-1:]).chunk(2)
-        agree = (first - second).square().mean()
-        supervised = dense_loss(
-            head(states[:, 1:]).float(), [part[rows].repeat(2, *[1] * (part.ndim - 1)) for part in labels]
-        )
-        return supervised + SAME * agree
+        states = model.forward_features(grey(bank.batch(rows), generator))
+        return dense_loss(head(states[:, 1:]).float(), [part[rows] for part in labels])
 
     loss = train(
         [model, head],
@@ -110,7 +97,7 @@ def train_vit(bank: SceneBank, *, steps: int, seed: int) -> tuple[nn.Module, flo
         name="vit",
         rows=len(bank.scenes),
         steps=steps,
-        batch_size=PICTURES // 2,
+        batch_size=128,
         lr=1.5e-3,
         seed=seed,
     )

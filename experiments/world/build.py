@@ -14,7 +14,7 @@ from experiments.world.write_gqa import write_gqa
 from experiments.world.write_memes import write_memes
 from experiments.world.write_vqa import write_vqa
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 SIZES: dict[str, dict[str, int]] = {
     "flickr30k": {"train": 1000, "val": 100, "test": 200},
     "coco": {"train": 600, "restval": 200, "val": 100, "test": 200},

@@ -1,8 +1,8 @@
 """Paints a `Scene`: a 128×128 RGB picture, and its JPEG bytes.
 
 Object outlines come from signed distances, so that edges are smooth without supersampling; each has a dark rim, so
-that its shape shows in greyscale too, whatever its colour. Backgrounds differ in
-their pattern and share their tints, so that a background is known by its grain and not by its colour.
+that its shape shows in greyscale too, whatever its colour. Backgrounds differ in their grain, which is one of hue at
+equal luminance: in grey pictures all backgrounds are alike, and no hue belongs to any of them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ Paint = Callable[[np.random.Generator], Array]
 Y, X = (axis.astype(np.float32) for axis in np.mgrid[0:CANVAS, 0:CANVAS])
 FONT_SIZE = 19
 OUTLINE = 1.8
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a pixel's luminance, as JPEG and greyscale conversion have them."""
+GRAIN = 46
+"""Levels of red or blue by which a background's grain moves the hue."""
 
 
 def render(scene: Scene) -> Image.Image:
     """The picture of a scene, an RGB image of `CANVAS`×`CANVAS` pixels."""
     rng = np.random.default_rng(scene.seed)
     tint = rng.uniform(105, 165) + rng.uniform(-14, 14, size=3).astype(np.float32)
-    contrast = rng.uniform(0.8, 1.2)
-    grain = BACKGROUND_PAINTS[scene.background](rng) * (34 * contrast)
-    canvas = tint.astype(np.float32)[None, None, :] + grain[..., None]
+    hue = rng.uniform(0.8, 1.2) * GRAIN * _equal_luminance(rng.uniform(0, 2 * np.pi))
+    grain = BACKGROUND_PAINTS[scene.background](rng)
+    canvas = tint.astype(np.float32)[None, None, :] + grain[..., None] * hue
     for item in scene.items:
         _paint_item(canvas, item, rng)
     if scene.curtain:
@@ -45,10 +49,17 @@ def render(scene: Scene) -> Image.Image:
     return image
 
 
+def _equal_luminance(angle: float) -> Array:
+    """A direction in red, green and blue along which luminance stays the same."""
+    red, blue = np.cos(angle), np.sin(angle)
+    green = -(LUMINANCE[0] * red + LUMINANCE[2] * blue) / LUMINANCE[1]
+    return np.asarray([red, green, blue], dtype=np.float32)
+
+
 def jpeg_bytes(image: Image.Image) -> bytes:
-    """The picture as a JPEG file of quality 92."""
+    """The picture as a JPEG file of quality 92, hues at full resolution."""
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=92)
+    image.save(buffer, format="JPEG", quality=92, subsampling=0)
     return buffer.getvalue()
 
 
