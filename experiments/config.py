@@ -82,6 +82,10 @@ class RunConfig:
         images: where a task's images lie, where that is not beside its annotations.
         exclude: a list of images to leave out, as `tasks.check --exclude` writes it.
         undecodable: refuse images that do not decode, or leave them out with their examples and record them.
+        coalitions: masked models answer for all coalitions; "both" trains a model of each coalition beside them.
+        controls: against mere ensemble effects: "cheap" are blind and shuffled, "full" adds duplicate, seeds, matched
+            and averaged ones (`analysis.controls`).
+        control_checkpoints: by alias, specs of the same encoder trained with other seeds, for the control "seeds".
         run: name of the run's folder in `runs`; None for preset and seeds.
         cache: folder of features and of the embedded world.
     """
@@ -96,6 +100,9 @@ class RunConfig:
     images: dict[str, str] = field(default_factory=dict)
     exclude: str | None = None
     undecodable: Literal["refuse", "exclude"] = "refuse"
+    coalitions: Literal["masked", "both"] = "masked"
+    controls: Literal["none", "cheap", "full"] = "cheap"
+    control_checkpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
     world_seed: int = 0
     world_scale: float = 1.0
     run: str | None = None
@@ -118,7 +125,9 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` gives an equal configuration back."""
-        return {**asdict(self), "tasks": list(self.tasks), "seeds": list(self.seeds)}
+        checkpoints = {alias: list(specs) for alias, specs in self.control_checkpoints.items()}
+        lists = {"tasks": list(self.tasks), "seeds": list(self.seeds), "control_checkpoints": checkpoints}
+        return {**asdict(self), **lists}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -164,7 +173,7 @@ def base() -> RunConfig:
     )
 
 
-TABLES = ("weights", "lr_scale", "images", "encoders", "task_options")
+TABLES = ("weights", "lr_scale", "images", "encoders", "task_options", "control_checkpoints")
 """Settings whose keys are free to choose; those of `task_options` are tables of free keys again."""
 PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny, "base": base}
 
@@ -243,6 +252,9 @@ def check(config: RunConfig) -> RunConfig:
             raise ConfigError(f"train.lr_scale names an unknown module {key!r}; {near(key, MODULES)}")
         if factor <= 0:
             raise ConfigError(f"train.lr_scale.{key}={factor} must be positive")
+    for key in config.control_checkpoints:
+        if key not in config.encoders:
+            raise ConfigError(f"control_checkpoints names an unknown encoder {key!r}; {near(key, config.encoders)}")
     if not config.tasks or not config.seeds or not config.encoders:
         raise ConfigError("a run needs at least one task, one seed and one encoder")
     if len(config.encoders) > 8:

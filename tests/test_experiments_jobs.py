@@ -1,0 +1,117 @@
+"""Which models a run trains, and what the controls' models read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from encoders import load_encoder
+from encoders.base import Encoder
+from experiments.config import RunConfig, demo
+from experiments.data import Source
+from experiments.jobs import CONTROLS, control_jobs, first_jobs
+from experiments.streams import Streams, duplicate, matched, seeds
+
+SIGHTED = {"flickr30k": False, "gqa": True}
+
+
+def config(**changes: object) -> RunConfig:
+    made = replace(demo(), tasks=("flickr30k", "gqa"), encoders={"vit": "demo:vit", "dino": "demo:dino"})
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def load(spec: str) -> Encoder:
+    return load_encoder(f"one={spec}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "stems"),
+    [
+        ({"controls": "none"}, ["joint-masked-0"]),
+        ({"controls": "cheap"}, ["joint-masked-0", "joint-blind-0"]),
+        (
+            {"controls": "full"},
+            ["joint-masked-0", "joint-blind-0", "joint-retrained-vit-0", "joint-retrained-dino-0"],
+        ),
+        (
+            {"controls": "none", "coalitions": "both"},
+            ["joint-masked-0", "joint-retrained-vit-0", "joint-retrained-dino-0", "joint-retrained-vit+dino-0"],
+        ),
+    ],
+)
+def test_models_of_a_joint_run(changes: dict[str, object], stems: list[str]) -> None:
+    jobs = first_jobs(config(**changes), sighted=SIGHTED)
+    assert [job.stem for job in jobs] == stems
+    for job in jobs:
+        assert tuple(job.sources) == (job.of if job.kind == "retrained" else ("vit", "dino"))
+        assert job.varies == (job.kind != "retrained")
+        assert job.tasks == job.answers == (("gqa",) if job.kind == "blind" else ("flickr30k", "gqa"))
+
+
+def test_models_of_a_run_with_a_model_per_task_and_seed() -> None:
+    apart = config(seeds=(3, 5), train=replace(demo().train, joint=False))
+    assert [job.stem for job in first_jobs(apart, sighted=SIGHTED)] == [
+        "flickr30k-masked-3",
+        "gqa-masked-3",
+        "gqa-blind-3",
+        "flickr30k-masked-5",
+        "gqa-masked-5",
+        "gqa-blind-5",
+    ]
+
+
+def test_controls_are_made_of_each_tasks_best_encoder() -> None:
+    streams = {(kind, alias): duplicate(alias, count=2) for kind in CONTROLS for alias in ("vit", "dino")}
+    del streams["matched", "dino"]
+    jobs = control_jobs(config(), best={"flickr30k": "vit", "gqa": "dino"}, streams=streams)
+    assert [(job.stem, job.answers) for job in jobs] == [
+        ("joint-duplicate-vit-0", ("flickr30k",)),
+        ("joint-seeds-vit-0", ("flickr30k",)),
+        ("joint-matched-vit-0", ("flickr30k",)),
+        ("joint-duplicate-dino-0", ("gqa",)),
+        ("joint-seeds-dino-0", ("gqa",)),
+    ]
+    assert all(job.tasks == ("flickr30k", "gqa") for job in jobs)  # trained alike, on both
+    same = control_jobs(config(), best=dict.fromkeys(SIGHTED, "vit"), streams=streams)
+    assert [job.answers for job in same] == [("flickr30k", "gqa")] * 3
+
+
+def test_duplicates_read_the_same_features() -> None:
+    assert duplicate("vit", count=2) == Streams({"vit_1": Source("vit"), "vit_2": Source("vit")})
+
+
+def test_seeds_are_checkpoints_or_else_views() -> None:
+    named = ("demo:vit?pool=2x2", "demo:vit?pool=1x1", "demo:vit?pool=8x8")
+    found = seeds("vit", "demo:vit", count=3, checkpoints=named, load=load)
+    assert found == Streams(
+        {name: Source(name) for name in ("vit_1", "vit_2", "vit_3")},
+        {"vit_1": "demo:vit", "vit_2": named[0], "vit_3": named[1]},
+    )
+    views = seeds("vit", "demo:vit?pool=2x2", count=3, checkpoints=(), load=load)
+    assert views == Streams(
+        {f"vit_{k + 1}": Source("vit", view=k) for k in range(3)}, {"vit": "demo:vit?pool=2x2&views=3"}
+    )
+    few = seeds("vit", "demo:vit", count=4, checkpoints=named[:1], load=load)
+    assert few == "3 other checkpoints of vit are needed, 1 are named"
+
+
+@pytest.mark.parametrize(
+    ("spec", "num_tokens", "finer", "found"),
+    [
+        ("demo:vit", 67, "demo:vit?pool=8x8", 65),  # less pooling
+        ("demo:convnext", 67, "demo:convnext?size=128x128&pool=8x8", 64),  # a larger input
+        ("demo:vit?pool=8x8", 260, "demo:vit?pool=16x16&size=128x128", 257),
+    ],
+)
+def test_matched_tokens_are_those_of_a_finer_grid(spec: str, num_tokens: int, finer: str, found: int) -> None:
+    made = matched("vit", spec, count=4, num_tokens=num_tokens, load=load)
+    assert isinstance(made, Streams)
+    assert made.encoders == {"vit": finer}
+    assert made.sources == {f"vit_{k + 1}": Source("vit", part=k, parts=4) for k in range(4)}
+    assert load(finer).num_tokens == found
+
+
+def test_no_grid_that_is_fine_enough_is_said() -> None:
+    why = matched("vit", "demo:vit?pool=8x8", count=4, num_tokens=4000, load=load)
+    assert isinstance(why, str) and "4000 tokens within 5%" in why
