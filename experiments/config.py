@@ -15,45 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.errors import ConfigError, near
+from experiments.training.recipes import recipe_values
+from experiments.training.settings import Precision, TrainConfig, check_train
 from fusion.config import FusionConfig
 
 TASKS = ("flickr30k", "coco", "vqa", "gqa", "snli_ve", "hateful_memes")
-Precision = Literal["no", "bf16"]
-MODULES = ("text", "trunk", "adapters", "heads")
-"""Parts of a model that can have learning rates of their own."""
 DEMO_ENCODERS = {name: f"demo:{name}" for name in ("vit", "clip", "dino", "convnext")}
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """How models are trained.
-
-    Attributes:
-        joint: one trunk with a head per task, or one model per task.
-        steps: optimizer steps of a masked model; `blind_steps` of a text-only one.
-        batch_size: examples a step, split into `groups` that share one coalition each.
-        ve_dropout: chance of each encoder to be dropped; `empty` that all are.
-        lr: peak learning rate, warmed up over `warmup` of the steps, then decayed linearly to 0.
-        lr_scale: factors of `lr` for single `MODULES`: what starts at random can learn faster than a trained trunk
-            (METER multiplies by 5 for cross-modal layers and by 50 for heads).
-        weights: share of the steps that each task gets, where not 1.
-        precision: of the forward pass.
-    """
-
-    joint: bool = False
-    steps: int = 20_000
-    blind_steps: int = 5_000
-    batch_size: int = 96
-    groups: int = 3
-    ve_dropout: float = 0.5
-    empty: float = 0.1
-    lr: float = 5e-4
-    lr_scale: dict[str, float] = field(default_factory=dict)
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip_norm: float = 1.0
-    weights: dict[str, float] = field(default_factory=dict)
-    precision: Precision = "no"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +90,15 @@ class RunConfig:
         """Where the run is written."""
         return Path(self.runs) / self.name
 
+    def train_of(self, *tasks: str) -> TrainConfig:
+        """The training settings of a model of these tasks: its task's own, where it has one only."""
+        changes = self.train.per_task.get(tasks[0], {}) if len(tasks) == 1 and not self.train.joint else {}
+        return _changed(self.train, changes, tasks[0]) if changes else self.train
+
+    def train_of_tasks(self) -> dict[str, TrainConfig]:
+        """The settings of tasks that have some of their own, by the name they have in messages."""
+        return {f"train.per_task.{task}": self.train_of(task) for task in self.train.per_task}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` gives an equal configuration back."""
         checkpoints = {alias: list(specs) for alias, specs in self.control_checkpoints.items()}
@@ -166,16 +142,26 @@ def tiny() -> RunConfig:
 
 
 def base() -> RunConfig:
-    """A trunk of BERT-base's shape, a model per task; name its checkpoint folder with `--text`."""
-    fusion = FusionConfig(width=768, layers=12, heads=12, dropout=0.1, text="scratch")
-    return RunConfig(
-        "base", dict(DEMO_ENCODERS), fusion=fusion, train=TrainConfig(steps=60_000, batch_size=256, lr=5e-5)
-    )
+    """BERT-base's trunk, a model per task with the values of its published recipe; name four encoders of your own."""
+    fusion = FusionConfig(width=768, layers=12, heads=12, dropout=0.1, text="google-bert/bert-base-uncased")
+    return RunConfig("base", {}, fusion=fusion, train=_published(part=64))
 
 
-TABLES = ("weights", "lr_scale", "images", "encoders", "task_options", "control_checkpoints")
-"""Settings whose keys are free to choose; those of `task_options` are tables of free keys again."""
-PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny, "base": base}
+def large() -> RunConfig:
+    """BERT-large's trunk, 24 layers of width 1024; otherwise as `base`."""
+    fusion = FusionConfig(width=1024, layers=24, heads=16, dropout=0.1, text="google-bert/bert-large-uncased")
+    return RunConfig("large", {}, fusion=fusion, train=_published(part=32))
+
+
+def _published(*, part: int) -> TrainConfig:
+    per_task = {task: recipe_values(task, part=part) for task in TASKS}
+    return TrainConfig(precision="bf16", groups=4, per_task=per_task, keep="best")
+
+
+TABLES = ("weights", "lr_scale", "images", "encoders", "task_options", "per_task", "control_checkpoints")
+"""Settings whose keys are free to choose; those of `NESTED` hold tables of free keys again."""
+NESTED = ("task_options", "per_task")
+PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny, "base": base, "large": large}
 
 
 def preset(name: str) -> RunConfig:
@@ -212,12 +198,12 @@ def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
         *path, last = key.split(".")
         target = values
         for number, step in enumerate(path):
-            if path[:number] == ["task_options"]:
+            if any(name in NESTED for name in path[:number]):
                 target.setdefault(step, {})
             if not isinstance(target.get(step), dict):
                 raise ConfigError(f"--set {key}: unknown setting {step!r}; {near(step, target)}")
             target = target[step]
-        if last not in target and not (path and (path[-1] in TABLES or path[0] == "task_options")):
+        if last not in target and not (path and (path[-1] in TABLES or any(name in NESTED for name in path))):
             raise ConfigError(f"--set {key}: unknown setting {last!r}; {near(last, target)}")
         target[last] = value
     return RunConfig.from_dict(values)
@@ -227,11 +213,6 @@ def check(config: RunConfig) -> RunConfig:
     """Refuses values that no run can honour. Raises ConfigError."""
     train = config.train
     positive = {
-        "train.steps": train.steps,
-        "train.blind_steps": train.blind_steps,
-        "train.batch_size": train.batch_size,
-        "train.groups": train.groups,
-        "train.lr": train.lr,
         "evaluate.batch_size": config.evaluate.batch_size,
         "evaluate.rerank": config.evaluate.rerank,
         "world_scale": config.world_scale,
@@ -239,27 +220,43 @@ def check(config: RunConfig) -> RunConfig:
     for key, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{key}={value} must be positive")
-    for key, share in (("ve_dropout", train.ve_dropout), ("empty", train.empty), ("warmup", train.warmup)):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"train.{key}={share} must be between 0 and 1")
-    for where, table in (("train.weights", train.weights), ("task_options", config.task_options)):
+    tables: dict[str, Mapping[str, Any]] = {
+        "train.weights": train.weights,
+        "train.per_task": train.per_task,
+        "task_options": config.task_options,
+    }
+    for where, table in tables.items():
         for key in table:
             if key not in TASKS and key not in config.tasks:
                 known = dict.fromkeys((*TASKS, *config.tasks))
                 raise ConfigError(f"{where} names an unknown task {key!r}; {near(key, known)}")
-    for key, factor in train.lr_scale.items():
-        if key not in MODULES:
-            raise ConfigError(f"train.lr_scale names an unknown module {key!r}; {near(key, MODULES)}")
-        if factor <= 0:
-            raise ConfigError(f"train.lr_scale.{key}={factor} must be positive")
     for key in config.control_checkpoints:
         if key not in config.encoders:
             raise ConfigError(f"control_checkpoints names an unknown encoder {key!r}; {near(key, config.encoders)}")
+    if not config.encoders and config.preset in PRESETS:
+        raise ConfigError(f"preset {config.preset!r} has no encoders: name yours with --encoders ALIAS=SPEC …")
     if not config.tasks or not config.seeds or not config.encoders:
         raise ConfigError("a run needs at least one task, one seed and one encoder")
     if len(config.encoders) > 8:
         raise ConfigError(f"{len(config.encoders)} encoders make {2 ** len(config.encoders)} coalitions; at most 8")
+    for where, settings in ({"train": train} | config.train_of_tasks()).items():
+        check_train(settings, aliases=tuple(config.encoders), layers=config.fusion.layers, where=where)
     return config
+
+
+OF_THE_RUN = ("joint", "per_task", "weights", "precision", "trackers")
+"""Training settings that no single task can change."""
+
+
+def _changed(train: TrainConfig, changes: Mapping[str, Any], task: str) -> TrainConfig:
+    """The settings with those of one task. Raises ConfigError."""
+    for key in changes:
+        if key in OF_THE_RUN:
+            raise ConfigError(f"train.per_task.{task}.{key} cannot differ between tasks: set train.{key}")
+    values = {**asdict(train), "per_task": {}, **changes}
+    built = _build(TrainConfig, values, where=f"train.per_task.{task}.")
+    assert isinstance(built, TrainConfig)
+    return built
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], *, where: str) -> Any:
@@ -290,7 +287,9 @@ def _convert(hint: Any, value: Any, *, where: str) -> Any:
     if origin is types.UnionType:
         if value is None and type(None) in arguments:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where=where)
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        tables = [kind for kind in kinds if typing.get_origin(kind) is dict]
+        return _convert(tables[0] if tables and isinstance(value, Mapping) else kinds[0], value, where=where)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{where}={value!r}; {near(str(value), map(str, arguments))}")

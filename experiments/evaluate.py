@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.config import Precision
 from experiments.data import FeatureBank, Part, TaskData
 from experiments.model import TaskModel
+from experiments.processes import ALONE, Processes
+from experiments.training.settings import Precision
 from fusion.types import Coalition, Encoded, FeatureMap
 from tasks.base import Answer, Example
 from tasks.contrast import RetrievalObjective
@@ -25,7 +26,8 @@ from tasks.retrieval_answers import Gallery, rerank, retrieval_answers, shortlis
 class Evaluator:
     """Evaluates one model on one task's split; the text half of a gallery is encoded once for all coalitions.
 
-    The trunk runs in `precision`, the heads always in float32: probabilities keep their digits.
+    The trunk runs in `precision`, the heads always in float32: probabilities keep their digits. `processes` share the
+    batches, and all of them get all answers; which batches there are does not depend on how many share them.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Evaluator:
         batch_size: int,
         precision: Precision = "no",
         limit: int | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.model = model
         self.bank = bank
@@ -46,6 +49,7 @@ class Evaluator:
         self.batch_size = batch_size
         self.precision = precision
         self.device = model.fusion.device
+        self.processes = processes
         self._texts: Tensor | None = None
         model.eval()
 
@@ -57,16 +61,18 @@ class Evaluator:
         if isinstance(objective, RetrievalObjective):
             similarity = self.similarity(coalition, partner=partner)
             return retrieval_answers(similarity, self.examples, scale=objective.scale.item())
-        answers: list[Answer] = []
         # Texts of like length share a batch, so that little is padded; answers return in the examples' order.
         order = sorted(range(len(self.examples)), key=lambda k: len(self.examples[k].text.split()))
-        for start in range(0, len(order), self.batch_size):
-            batch = [self.examples[k] for k in order[start : start + self.batch_size]]
+
+        def answer(part: slice) -> list[Answer]:
+            batch = [self.examples[k] for k in order[part]]
             images = [partner.get(example.image, example.image) for example in batch]
             features = self.bank.features(self.task, images, coalition, self.device)
             with self._autocast():
                 states = self.model.encode(objective, batch, features, coalition)
-            answers += objective.answers({stream: in_float32(found) for stream, found in states.items()}, batch)
+            return objective.answers({stream: in_float32(found) for stream, found in states.items()}, batch)
+
+        answers = [one for part in self.processes.map(answer, self._parts(len(order))) for one in part]
         return [answer for _, answer in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
 
     @torch.no_grad()
@@ -74,51 +80,53 @@ class Evaluator:
         """Cosines of every image with every caption of the split."""
         objective = self.model.objective(self.task)
         assert isinstance(objective, RetrievalObjective)
-        step = self.batch_size
-        if self._texts is None:
-            texts = [example.text for example in self.examples]
-            parts = [self._encode(texts[k : k + step], None, ()).pooled for k in range(0, len(texts), step)]
-            self._texts = torch.cat([objective.embed_texts(pooled) for pooled in parts])
         images = [(partner or {}).get(image, image) for image in Gallery.of(self.examples).images]
-        embedded = []
-        for start in range(0, len(images), step):
-            features = self.bank.features(self.task, images[start : start + step], coalition, self.device)
-            embedded.append(objective.embed_images(self._encode(None, features, coalition).pooled))
-        return (torch.cat(embedded) @ self._texts.T).cpu()
+
+        def embed_texts(part: slice) -> Tensor:
+            with self._autocast():
+                encoded = self.model.fusion.encode([e.text for e in self.examples[part]], None, ())
+            return objective.embed_texts(in_float32(encoded).pooled).cpu()
+
+        def embed_images(part: slice) -> Tensor:
+            features = self.bank.features(self.task, images[part], coalition, self.device)
+            return objective.embed_images(self._fuse(None, features, coalition).pooled).cpu()
+
+        if self._texts is None:
+            self._texts = torch.cat(self.processes.map(embed_texts, self._parts(len(self.examples)))).to(self.device)
+        embedded = torch.cat(self.processes.map(embed_images, self._parts(len(images)))).to(self.device)
+        return (embedded @ self._texts.T).cpu()
 
     @torch.no_grad()
     def reranked(self, coalition: Coalition, *, size: int) -> list[Answer]:
         """Retrieval with the nearest `size` items of each query re-ordered by matching."""
-        objective = self.model.objective(self.task)
-        assert isinstance(objective, RetrievalObjective)
         similarity = self.similarity(coalition)
         listed = shortlist(similarity, self.examples, size=size)
         images, pairs = Gallery.of(self.examples).images, listed.pairs().tolist()
-        logits = []
-        for start in range(0, len(pairs), self.batch_size):
-            batch = pairs[start : start + self.batch_size]
-            features = self.bank.features(self.task, [images[i] for i, _ in batch], coalition, self.device)
-            texts = [self.examples[caption].text for _, caption in batch]
-            logits.append(objective.match_logits(self._encode(texts, features, coalition).pooled))
-        return rerank(similarity, self.examples, listed, torch.cat(logits).cpu())
+
+        def match(part: slice) -> Tensor:
+            features = self.bank.features(self.task, [images[i] for i, _ in pairs[part]], coalition, self.device)
+            texts = [self.examples[caption].text for _, caption in pairs[part]]
+            return self.model.fusion.match_logits(self._fuse(texts, features, coalition)).cpu()
+
+        logits = torch.cat(self.processes.map(match, self._parts(len(pairs))))
+        return rerank(similarity, self.examples, listed, logits)
 
     @torch.no_grad()
     def attention(self, coalition: Coalition, *, examples: int) -> list[dict[str, Any]]:
         """Mean attention mass of the CLS query per layer, head and span, over the first examples."""
         chosen = self.examples[:examples]
-        totals: Tensor | None = None
-        shares: Tensor | None = None
-        names: tuple[str, ...] = ()
-        for start in range(0, len(chosen), self.batch_size):
-            batch = chosen[start : start + self.batch_size]
+
+        def look(part: slice) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+            batch = chosen[part]
             features = self.bank.of_examples(self.task, batch, coalition, self.device)
             found = self.model.fusion.encode([e.text for e in batch], features, coalition, attention="mass").attention
             assert found is not None
-            mass, share, names = found.mass.sum(1).cpu(), found.token_share.cpu() * len(batch), found.names
-            totals = mass if totals is None else totals + mass
-            shares = share if shares is None else shares + share
-        assert totals is not None and shares is not None
-        totals, shares = totals / len(chosen), shares / len(chosen)
+            return found.mass.sum(1).cpu(), found.token_share.cpu() * len(batch), found.names
+
+        looked = self.processes.map(look, self._parts(len(chosen)))
+        totals = torch.stack([mass for mass, _, _ in looked]).sum(0) / len(chosen)
+        shares = torch.stack([share for _, share, _ in looked]).sum(0) / len(chosen)
+        names = looked[0][2]
         return [
             {
                 "task": self.task,
@@ -138,10 +146,14 @@ class Evaluator:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _encode(self, texts: Sequence[str] | None, features: FeatureMap | None, coalition: Coalition) -> Encoded:
+    def _fuse(self, texts: Sequence[str] | None, features: FeatureMap, coalition: Coalition) -> Encoded:
         with self._autocast():
-            encoded = self.model.fusion.encode(texts, features, coalition)
+            encoded = self.model.fuse(texts, features, coalition)
         return in_float32(encoded)
+
+    def _parts(self, count: int) -> list[slice]:
+        """The batches of so many items."""
+        return [slice(start, start + self.batch_size) for start in range(0, count, self.batch_size)]
 
 
 def in_float32(encoded: Encoded) -> Encoded:

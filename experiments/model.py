@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,47 @@ from torch import Tensor, nn
 
 from fusion.model import FusionModel
 from fusion.types import Coalition, Encoded, FeatureMap, Features
-from tasks.base import Example, Objective
+from fusion.ve_dropout import VEDropout
+from tasks.base import Example, Objective, Whole
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Examples that share one coalition, with their features and their share of the batch."""
+    """Examples that share one coalition: those that this process has of them, with their features.
+
+    Attributes:
+        share: of the step's loss that the mean loss of these examples makes.
+        whole: all examples of the group, and which of them are here.
+        whole_share: of the step's loss that the whole group makes.
+    """
 
     task: str
     examples: Sequence[Example]
     features: Mapping[str, Features]
     coalition: Coalition
     share: float
+    whole: Whole
+    whole_share: float
+
+    def to(self, device: torch.device) -> Group:
+        """The same group with its features on a device."""
+        return replace(self, features={alias: found.to(device) for alias, found in self.features.items()})
 
 
 class TaskModel(nn.Module):
-    """One trunk and the heads of one or several tasks."""
+    """One trunk and the heads of one or several tasks.
 
-    def __init__(self, fusion: FusionModel, objectives: Mapping[str, Objective]) -> None:
+    Args:
+        dropout: what fills the places of absent encoders, where training filled them; None where it dropped them.
+    """
+
+    def __init__(
+        self, fusion: FusionModel, objectives: Mapping[str, Objective], *, dropout: VEDropout | None = None
+    ) -> None:
         super().__init__()
         self.fusion = fusion
         self.objectives = nn.ModuleDict(dict(objectives))
+        self.dropout = dropout
 
     def objective(self, task: str) -> Objective:
         """The head and loss of a task."""
@@ -48,9 +68,17 @@ class TaskModel(nn.Module):
         return found
 
     def forward(self, groups: Sequence[Group], generator: torch.Generator) -> Tensor:
-        """The loss of one step: the groups' losses weighted by their shares."""
-        losses = [group.share * self._group_loss(group, generator) for group in groups]
+        """What this process's examples add to the loss of one step."""
+        losses = [self._group_loss(group, generator) for group in groups]
         return torch.stack(losses).sum()
+
+    def fuse(self, texts: Sequence[str] | None, features: FeatureMap, coalition: Coalition) -> Encoded:
+        """A stream with images: the coalition's features, and what stands in for absent encoders."""
+        fills: dict[str, Features] = {}
+        if self.dropout is not None:
+            size = len(texts) if texts is not None else len(next(iter(features.values())).tokens)
+            fills = self.dropout.fills(coalition, batch_size=size)
+        return self.fusion.encode(texts, features, coalition, fills=fills)
 
     def encode(
         self, objective: Objective, examples: Sequence[Example], features: FeatureMap, coalition: Coalition
@@ -59,25 +87,27 @@ class TaskModel(nn.Module):
         texts = [example.text for example in examples]
         states: dict[Any, Encoded] = {}
         if "joint" in objective.streams:
-            states["joint"] = self.fusion.encode(texts, features, coalition)
+            states["joint"] = self.fuse(texts, features, coalition)
         if "text" in objective.streams:
             states["text"] = self.fusion.encode(texts, None, ())
         if "image" in objective.streams:
-            states["image"] = self.fusion.encode(None, features, coalition)
+            states["image"] = self.fuse(None, features, coalition)
         return states
 
     def _group_loss(self, group: Group, generator: torch.Generator) -> Tensor:
         objective = self.objective(group.task)
         states = self.encode(objective, group.examples, group.features, group.coalition)
-        loss: Tensor = objective.loss(states, group.examples)
-        pairs = objective.pairs(states, group.examples, generator=generator)
+        if objective.scope == "example":
+            return group.share * objective.loss(states, group.examples)
+        loss: Tensor = group.share * objective.loss_of_rows(states, group.whole)
+        here = {row: place for place, row in enumerate(group.whole.rows)}
+        # A pair is encoded where its image is, so that no features travel; texts are known everywhere.
+        pairs = [pair for pair in objective.pairs(states, group.whole, generator=generator) if pair.image in here]
         if pairs:
-            rows = torch.tensor([pair.image for pair in pairs])
+            rows = torch.tensor([here[pair.image] for pair in pairs])
             chosen = {alias: group.features[alias].rows(rows) for alias in group.coalition}
-            texts = [group.examples[pair.text].text for pair in pairs]
-            joint = self.fusion.encode(texts, chosen, group.coalition)
-            labels = torch.tensor([pair.label for pair in pairs], device=loss.device)
-            loss = loss + objective.match_loss(joint.pooled, labels)
+            joint = self.fuse([group.whole.examples[pair.text].text for pair in pairs], chosen, group.coalition)
+            loss = loss + group.whole_share * objective.match_loss(self.fusion.match_logits(joint), pairs)
         return loss
 
 

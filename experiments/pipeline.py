@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs  # type: ignore[import-untyped]
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from analysis.report import write_report
@@ -34,7 +34,11 @@ from experiments.data import PARTS, FeatureBank, TaskData, check_data, fill_stor
 from experiments.errors import ConfigError
 from experiments.evaluate import Evaluator
 from experiments.model import TaskModel, load_weights, save_weights, write_json
-from experiments.train import Mode, train_model
+from experiments.processes import Processes
+from experiments.training.batches import Mode
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.launch import make_accelerator
+from experiments.training.loop import make_dropout, train_model
 from fusion.model import FusionModel
 from fusion.types import all_coalitions
 from tasks.base import Answer
@@ -43,6 +47,7 @@ PACKAGES = ("torch", "timm", "open_clip_torch", "transformers", "accelerate", "e
 VALIDATION_LIMIT = 400
 OBSERVED = 1024
 """Training images of a task over which features are standardised, at most."""
+Job = tuple[Cell, Callable[[], list[Answer]]]
 
 
 def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
@@ -100,22 +105,6 @@ def _exclusions(data: Mapping[str, TaskData], say: Callable[[str], None]) -> dic
     return found
 
 
-def make_accelerator(config: RunConfig) -> Accelerator:
-    """The accelerator of a run. Raises ConfigError where a group of the batch is smaller than the processes are many.
-
-    A step trains the head of one task, so the other heads get no gradient in it.
-    """
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    made = Accelerator(cpu=config.device == "cpu", mixed_precision=config.train.precision, kwargs_handlers=[unused])
-    smallest = config.train.batch_size // config.train.groups
-    if made.num_processes > max(1, smallest):
-        raise ConfigError(
-            f"train.batch_size={config.train.batch_size} in train.groups={config.train.groups} leaves groups of"
-            f" {smallest}, fewer than the {made.num_processes} processes: raise the one or lower the other"
-        )
-    return made
-
-
 def _check_run_folder(config: RunConfig) -> None:
     """Refuses to mix two configurations in one folder."""
     path = config.folder / "config.json"
@@ -142,7 +131,8 @@ def build_model(
     fusion = FusionModel(config.fusion, widths, seed=seed)
     torch.manual_seed(seed)
     objectives = {name: item.task.objective(item.splits["train"], config.fusion.width) for name, item in data.items()}
-    return TaskModel(fusion, objectives)
+    settings = config.train_of(*data)
+    return TaskModel(fusion, objectives, dropout=None if settings.fill == "drop" else make_dropout(widths, settings))
 
 
 def _train_and_answer(
@@ -155,24 +145,23 @@ def _train_and_answer(
     accelerator: Accelerator,
     finish: Callable[[str], None],
 ) -> None:
+    processes = Processes.of(accelerator)
     jobs = {"joint": dict(data)} if config.train.joint else {name: {name: item} for name, item in data.items()}
     for name, part in jobs.items():
         masked = _trained(config, part, bank, encoders, name=name, mode="masked", seed=seed, accelerator=accelerator)
         finish(f"training {name} seed {seed}")
-        if accelerator.is_main_process:
-            for task, item in part.items():
-                _answer(config, task, item, bank, masked, seed=seed)
+        for task, item in part.items():
+            _answer(config, task, item, bank, masked, seed=seed, processes=processes)
         finish(f"coalitions {name} seed {seed}")
         sighted = {t: item for t, item in part.items() if masked.objective(t).empty == "train"}
         if sighted:
             blind = _trained(
                 config, sighted, bank, encoders, name=name, mode="blind", seed=seed, accelerator=accelerator
             )
-            if accelerator.is_main_process:
-                for task, item in sighted.items():
-                    cell = Cell(task, seed, (), mode="blind")
-                    if not cell.exists(config.folder):
-                        cell.write(config.folder, _evaluator(config, blind, bank, item, "test").answers(()))
+            for task, item in sighted.items():
+                cell = Cell(task, seed, (), mode="blind")
+                evaluator = _evaluator(config, blind, bank, item, "test", processes=processes)
+                _write_missing(config.folder, [(cell, partial(evaluator.answers, ()))], processes)
             finish(f"blind {name} seed {seed}")
 
 
@@ -190,7 +179,9 @@ def _trained(
     """The model of this name: loaded where it was finished before, else trained and saved."""
     model = build_model(config, data, encoders, seed=seed).to(accelerator.device)
     path = config.folder / "train" / f"{name}-{mode}-{seed}"
-    if load_weights(model, path) is not None:
+    processes, checkpoints = Processes.of(accelerator), Checkpoints(path.with_suffix(".checkpoints"))
+    if processes.agree(load_weights(model, path) is not None):
+        checkpoints.clear()
         return model
     full = tuple(encoders) if mode == "masked" else ()
     for task, item in data.items():
@@ -204,15 +195,25 @@ def _trained(
             limit = (
                 None if item.task.objective is None or now.objective(task).scoring == "gallery" else VALIDATION_LIMIT
             )
-            evaluator = _evaluator(config, now, bank, item, "select", limit=limit)
+            evaluator = _evaluator(config, now, bank, item, "select", limit=limit, processes=processes)
             scores[task] = item.task.value(evaluator.answers(full))
         return scores
 
     record = train_model(
-        model, data, bank, config, name=name, mode=mode, seed=seed, accelerator=accelerator, validate=validate
+        model,
+        data,
+        bank,
+        config,
+        name=name,
+        mode=mode,
+        seed=seed,
+        accelerator=accelerator,
+        validate=validate,
+        checkpoints=checkpoints,
     )
-    if accelerator.is_main_process:
+    if processes.first:
         save_weights(model, path, record)
+        checkpoints.clear()
     accelerator.wait_for_everyone()
     return model
 
@@ -225,19 +226,31 @@ def _evaluator(
     part: Any,
     *,
     limit: int | None = None,
+    processes: Processes,
 ) -> Evaluator:
-    settings = config.evaluate
-    return Evaluator(model, bank, data, part, batch_size=settings.batch_size, precision=settings.precision, limit=limit)
+    size, precision = config.evaluate.batch_size, config.evaluate.precision
+    return Evaluator(
+        model, bank, data, part, batch_size=size, precision=precision, limit=limit, processes=processes
+    )
 
 
-def _answer(config: RunConfig, task: str, data: TaskData, bank: FeatureBank, model: TaskModel, *, seed: int) -> None:
+def _answer(
+    config: RunConfig,
+    task: str,
+    data: TaskData,
+    bank: FeatureBank,
+    model: TaskModel,
+    *,
+    seed: int,
+    processes: Processes,
+) -> None:
     """All coalitions on test, the single encoders on validation, shuffled images, re-ranking, attention."""
     folder, full = config.folder, bank.aliases
     gallery = model.objective(task).scoring == "gallery"
-    test = _evaluator(config, model, bank, data, "test")
-    select = _evaluator(config, model, bank, data, "select")
+    test = _evaluator(config, model, bank, data, "test", processes=processes)
+    select = _evaluator(config, model, bank, data, "select", processes=processes)
     size = config.evaluate.rerank
-    jobs: list[tuple[Cell, Callable[[], list[Answer]]]] = [
+    jobs: list[Job] = [
         (Cell(task, seed, coalition), partial(test.answers, coalition))
         for coalition in all_coalitions(full)
         if coalition or not gallery
@@ -247,13 +260,23 @@ def _answer(config: RunConfig, task: str, data: TaskData, bank: FeatureBank, mod
     jobs.append((Cell(task, seed, full, mode="shuffled"), partial(test.answers, full, shuffled=True)))
     if gallery:
         jobs.append((Cell(task, seed, full, mode="reranked"), partial(test.reranked, full, size=size)))
-    missing = [(cell, answer) for cell, answer in jobs if not cell.exists(folder)]
-    for cell, answer in tqdm(missing, unit="cell", desc=f"coalitions {task}", disable=not missing):
-        cell.write(folder, answer())
+    _write_missing(folder, jobs, processes, name=f"coalitions {task}")
     path = folder / "attention" / f"{task}.{seed}.parquet"
-    if not path.exists():
+    if not processes.agree(path.exists()):
         rows = test.attention(full, examples=config.evaluate.attention_examples)
-        write_table(pa.Table.from_pylist([{**row, "seed": seed} for row in rows]), path)
+        if processes.first:
+            write_table(pa.Table.from_pylist([{**row, "seed": seed} for row in rows]), path)
+
+
+def _write_missing(folder: Path, jobs: Sequence[Job], processes: Processes, *, name: str | None = None) -> None:
+    """Computes the cells that are not there yet, all processes together, and the first one writes them."""
+    there = processes.agree([cell.exists(folder) for cell, _ in jobs])
+    missing = [job for job, exists in zip(jobs, there, strict=True) if not exists]
+    quiet = name is None or not missing or not processes.first
+    for cell, answer in tqdm(missing, unit="cell", desc=name, disable=quiet):
+        answers = answer()
+        if processes.first:
+            cell.write(folder, answers)
 
 
 def _side_files(

@@ -275,10 +275,10 @@ class FusionModel(nn.Module):
         missing = self._memo.missing(text)
         if missing and self._memo.full:
             return None
-        if missing:
-            with torch.no_grad():
-                lead = self._lead(missing, {})
-                self._memo.add(missing, trunk.begin(lead.states, valid=lead.valid, layers=depth), lead.valid)
+        with torch.no_grad():
+            for one in missing:  # each by itself: what is remembered must not depend on what it was met with
+                lead = self._lead([one], {})
+                self._memo.add([one], trunk.begin(lead.states, valid=lead.valid, layers=depth), lead.valid)
         known = self._memo.stream(text)
         return None if known is None else Stream(*known, done=depth)
 

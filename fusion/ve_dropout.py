@@ -149,7 +149,15 @@ class VEDropout(nn.Module):
             self.register_buffer(f"boxes_{alias}", torch.zeros(0, 4, dtype=torch.float64))
             self.register_buffer(f"counts_{alias}", torch.zeros(0, dtype=torch.float64))
 
-    def coalition(self, seed: int, epoch: int, group: int | str, *, progress: float = 1.0) -> Coalition:
+    def coalition(
+        self,
+        seed: int,
+        epoch: int,
+        group: int | str,
+        *,
+        progress: float = 1.0,
+        empty: Literal["draw", "never"] = "draw",
+    ) -> Coalition:
         """Draws the encoders that one group sees; see `coalition_for`.
 
         As rates rise, a draw only ever loses encoders: each keeps its own number.
@@ -159,11 +167,13 @@ class VEDropout(nn.Module):
             epoch: any counter; the draw changes with it.
             group: id of the example or of the group that shares the coalition.
             progress: share of training done, 0 to 1.
+            empty: "never" for what cannot be trained without encoders.
         """
         _check_probability("progress", progress)
         risen = 1.0 if self.warmup == 0 else min(1.0, progress / self.warmup)
         rates = {alias: risen * rate for alias, rate in self.rates.items()}
-        return coalition_for(seed, epoch, group, self.aliases, rates, risen * self.empty)
+        chance = risen * self.empty if empty == "draw" else 0.0
+        return coalition_for(seed, epoch, group, self.aliases, rates, chance)
 
     @torch.no_grad()
     def observe(self, features: FeatureMap) -> None:

@@ -15,15 +15,15 @@ One training step, the same for every task, over a group of examples that shares
     if "image" in objective.streams:
         states["image"] = model.encode(None, features, coalition)
     loss = objective.loss(states, examples)         # scalar
-    pairs = objective.pairs(states, examples, generator=generator)     # [] unless the objective matches pairs
+    pairs = objective.pairs(states, Alone(examples), generator=generator)   # [] unless the objective matches
     if pairs:                                       # row p: text pairs[p].text with image pairs[p].image
         chosen = rows of features at [pair.image for pair in pairs]
-        joint = model.encode([texts[pair.text] for pair in pairs], chosen, coalition)
-        labels = torch.tensor([pair.label for pair in pairs])
-        loss = loss + objective.match_loss(joint.pooled, labels)
+        logits = model.match([texts[pair.text] for pair in pairs], chosen, coalition)
+        loss = loss + objective.match_loss(logits, pairs)
 
 `loss` and `match_loss` are two parts of one loss: add both. `texts` is `[e.text for e in examples]`, features
-are looked up by image, and an image that appears twice in a batch is simply encoded twice.
+are looked up by image, and an image that appears twice in a batch is simply encoded twice. Where processes share
+a batch, each takes `loss_of_rows(states, whole)` for its rows and those of the pairs whose image it has.
 
 Evaluation depends on `objective.scoring`:
 
@@ -32,7 +32,7 @@ Evaluation depends on `objective.scoring`:
   once with `objective.embed_images(pooled)` and each caption with `objective.embed_texts(pooled)`; then
   `retrieval_answers(image_embeddings @ text_embeddings.T, examples)` answers in both directions. To match,
   take `listed = shortlist(similarity, examples, size=...)`, encode `listed.pairs()` jointly, and call
-  `rerank(similarity, examples, listed, objective.match_logits(pooled))`.
+  `rerank(similarity, examples, listed, logits)` with the model's logits of fit.
 
 Then `task.value(answers)` is the official primary metric, `task.secondary(answers)` all else that is usually
 quoted, and `task.baselines(train, test)` what one gets without looking.
@@ -57,12 +57,13 @@ from tasks.embedded import Embedded, unpack
 from tasks.errors import DatasetError, TaskError
 from tasks.examples import Answer, Baselines, Example, Split, Target, mean_by, mean_score
 from tasks.files import existing_folder, read_factors
-from tasks.objective import Objective, Pair, States, Stream
+from tasks.objective import Alone, Objective, Pair, States, Stream, Whole
 from tasks.official_scores import OfficialScores
 from tasks.paths import find_image_root
 from tasks.predictions import Prediction, read_json_lines, write_json_lines
 
 __all__ = [
+    "Alone",
     "Answer",
     "Baselines",
     "Example",
@@ -73,6 +74,7 @@ __all__ = [
     "Stream",
     "Target",
     "Task",
+    "Whole",
     "mean_by",
     "mean_score",
 ]

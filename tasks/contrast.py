@@ -2,9 +2,10 @@
 
 Contrast is symmetric InfoNCE with a learned temperature over unit-length projections; every caption of an
 image is a positive for it, wherever in the batch (targets by image id, as ALBEF), so images with several
-captions do not repel their own. Matching scores the joint encoding: own pairs come with the `joint` stream,
-hard negatives are drawn here from the batch by similarity and encoded by the trainer. A batch must share one
-coalition, else negatives could be told apart by it.
+captions do not repel their own. Matching scores the joint encoding with the fusion model's own head: own pairs
+and hard negatives, drawn here from the batch by similarity, are encoded by the trainer. A batch must share one
+coalition, else negatives could be told apart by it. Where several processes share a batch, each contrasts its rows
+with all rows, and negatives are drawn from all.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from math import log
 from typing import Literal, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.base import Answer, Example, Objective, Pair, States, Stream
-from tasks.heads import MlpHead, Projection
+from tasks.base import Alone, Answer, Example, Objective, Pair, States, Stream, Whole
+from tasks.heads import Projection
 from tasks.retrieval_answers import Gallery, retrieval_answers
 
 MAX_SCALE = 100.0  # CLIP's bound on the inverse temperature
@@ -38,9 +39,10 @@ class RetrievalObjective(Objective):
     """
 
     kind = "retrieval"
-    streams = ("image", "text", "joint")
+    streams = ("image", "text")
     empty = "skip"
     scoring = "gallery"
+    scope = "batch"
 
     def __init__(
         self,
@@ -64,7 +66,6 @@ class RetrievalObjective(Objective):
         self.image_projection = Projection(width=width, shared=shared)
         self.text_projection = Projection(width=width, shared=shared)
         self.log_scale = nn.Parameter(torch.tensor(log(1 / temperature)))
-        self.match_head = MlpHead(width=width, num_outputs=1)
 
     @property
     def scale(self) -> Float[Tensor, ""]:
@@ -81,52 +82,54 @@ class RetrievalObjective(Objective):
         embedded: Tensor = self.text_projection(pooled)
         return embedded
 
-    def match_logits(self, pooled: Float[Tensor, "p k w"]) -> Float[Tensor, " p"]:
-        """Logit of image and text belonging together, from the joint stream."""
-        logits: Tensor = self.match_head(pooled)[:, 0]
-        return logits
-
     def loss(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> Float[Tensor, ""]:
-        """Contrast, plus the own pairs' half of matching."""
-        similarity = self._similarity(states)
-        belongs = own_mask(examples).to(similarity.device)
-        contrast = contrastive_loss(similarity * self.scale, belongs)
-        own = torch.ones(len(examples), dtype=torch.long, device=similarity.device)
-        return contrast + self.match_loss(states["joint"].pooled, own)
+        """Contrast."""
+        return self.loss_of_rows(states, Alone(examples))
 
-    def match_loss(self, pooled: Float[Tensor, "p k w"], labels: Int[Tensor, " p"]) -> Float[Tensor, ""]:
-        """Half of the matching loss: mean binary cross-entropy of these pairs."""
-        logits = self.match_logits(pooled).float()
-        return 0.5 * self.match_weight * F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+    def loss_of_rows(self, states: Mapping[Stream, States], whole: Whole) -> Float[Tensor, ""]:
+        """Contrast of the rows that are here with all rows."""
+        images, texts = self._embedded(states)
+        every_image, every_text = whole.gather(images), whole.gather(texts)
+        rows = torch.tensor(list(whole.rows), device=images.device)
+        belongs = own_mask(whole.examples).to(images.device)[rows]
+        by_image = soft_cross_entropy(images @ every_text.T * self.scale, belongs)
+        by_text = soft_cross_entropy(texts @ every_image.T * self.scale, belongs)
+        return (by_image + by_text) / 2
+
+    def match_loss(self, logits: Float[Tensor, " p"], pairs: Sequence[Pair]) -> Float[Tensor, ""]:
+        """These pairs' share of matching, by binary cross-entropy."""
+        labels = torch.tensor([float(pair.label) for pair in pairs], device=logits.device)
+        weights = torch.tensor([pair.weight for pair in pairs], device=logits.device)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+        return (weights * losses).sum()
 
     @torch.no_grad()
     def pairs(
-        self,
-        states: Mapping[Stream, States],
-        examples: Sequence[Example],
-        *,
-        generator: torch.Generator | None = None,
+        self, states: Mapping[Stream, States], whole: Whole, *, generator: torch.Generator | None = None
     ) -> list[Pair]:
-        """Negative pairs: for a text an image that is not its own, for an image a text that is not its own.
+        """Own pairs, then negatives: for a text an image that is not its own, for an image a text likewise.
 
-        Drawn in proportion to the softmax of the scaled similarity with a (CPU) generator, the hardest
-        without one. A row whose batch holds only its own image has no negative, and none at all are drawn
-        when matching has no weight.
+        Own pairs and negatives each make up half of matching. Negatives are drawn in proportion to the softmax of
+        the scaled similarity with a (CPU) generator, the hardest without one. A row whose batch holds only its own
+        image has no negative. None at all are drawn when matching has no weight.
         """
         if self.match_weight == 0:
             return []
-        scores = (
-            (self._similarity(states) * self.scale).float().cpu().masked_fill(own_mask(examples), -torch.inf)
-        )
-        drawn = []
+        images, texts = self._embedded(states)
+        similarity = whole.gather(images) @ whole.gather(texts).T
+        examples = whole.examples
+        scores = (similarity * self.scale).float().cpu().masked_fill(own_mask(examples), -torch.inf)
+        drawn: list[tuple[int, int]] = []
         for row, (image, text) in enumerate(
             zip(_draw(scores.T, generator), _draw(scores, generator), strict=True)
         ):
             if image is not None and (self.negatives == "both" or row % 2 == 0):
-                drawn.append(Pair(text=row, image=image, label=0))
+                drawn.append((row, image))
             if text is not None and (self.negatives == "both" or row % 2 == 1):
-                drawn.append(Pair(text=text, image=row, label=0))
-        return drawn
+                drawn.append((text, row))
+        half = 0.5 * self.match_weight
+        own = [Pair(row, row, label=1, weight=half / len(examples)) for row in range(len(examples))]
+        return own + [Pair(text, image, label=0, weight=half / len(drawn)) for text, image in drawn]
 
     @torch.no_grad()
     def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
@@ -135,14 +138,15 @@ class RetrievalObjective(Objective):
         """
         gallery = Gallery.of(examples)
         first = [columns[0] for columns in gallery.own_captions()]
-        similarity = self._similarity(states).float()[first]
+        images, texts = self._embedded(states)
+        similarity = (images @ texts.T).float()[first]
         return retrieval_answers(similarity, examples, scale=self.scale.item())
 
     def describe(self) -> dict[str, object]:
         return {"kind": self.kind, "task": self.task, "width": self.width, **self.settings}
 
-    def _similarity(self, states: Mapping[Stream, States]) -> Float[Tensor, "b b"]:
-        return self.embed_images(states["image"].pooled) @ self.embed_texts(states["text"].pooled).T
+    def _embedded(self, states: Mapping[Stream, States]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        return self.embed_images(states["image"].pooled), self.embed_texts(states["text"].pooled)
 
 
 def own_mask(examples: Sequence[Example]) -> Bool[Tensor, "b b"]:
@@ -151,12 +155,11 @@ def own_mask(examples: Sequence[Example]) -> Bool[Tensor, "b b"]:
     return owner[:, None] == owner[None]
 
 
-def contrastive_loss(logits: Float[Tensor, "b b"], belongs: Bool[Tensor, "b b"]) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy against targets spread evenly over each row's and each column's positives."""
-    logits, weights = logits.float(), belongs.float()
-    by_image = -(weights / weights.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
-    by_text = -(weights / weights.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
-    return (by_image + by_text) / 2
+def soft_cross_entropy(logits: Float[Tensor, "b c"], belongs: Bool[Tensor, "b c"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy against targets spread evenly over each row's positives."""
+    weights = belongs.float()
+    shares = weights / weights.sum(1, keepdim=True)
+    return -(shares * logits.float().log_softmax(1)).sum(1).mean()
 
 
 def _draw(scores: Float[Tensor, "b b"], generator: torch.Generator | None) -> list[int | None]:

@@ -174,6 +174,9 @@ class ClassificationObjective(Objective):
         total = F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
         return total / (targets >= 0).sum().clamp_min(1)
 
+    def counted(self, examples: Sequence[Example]) -> int:
+        return int((self.targets(examples) >= 0).sum())
+
     @torch.no_grad()
     def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
         logprobs = self.head(states["joint"].pooled).float().cpu().log_softmax(-1)

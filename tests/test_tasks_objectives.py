@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks import load_task
-from tasks.base import Example, Objective, Split, States, Stream
-from tasks.contrast import RetrievalObjective, contrastive_loss, own_mask
+from tasks.base import Alone, Example, Objective, Split, States, Stream
+from tasks.contrast import RetrievalObjective, own_mask, soft_cross_entropy
 from tasks.errors import TaskError
 from tasks.heads import MlpHead, Projection
 from tasks.objectives import ClassificationObjective, SoftTargetObjective, load_objective
@@ -97,6 +97,11 @@ def test_set_metric_answers_carry_the_probability_of_the_positive_class() -> Non
     assert answer.probability == pytest.approx(0.25, rel=1e-5)
 
 
+def contrast(logits: Tensor, belongs: Tensor) -> float:
+    """Symmetric: images ask for texts, and texts for images."""
+    return (soft_cross_entropy(logits, belongs) + soft_cross_entropy(logits.T, belongs.T)).item() / 2
+
+
 def test_contrast_by_hand_with_two_captions_of_one_image() -> None:
     examples = [Example(id=str(k), image=image, text="") for k, image in enumerate(["a", "a", "b"])]
     belongs = own_mask(examples)
@@ -109,50 +114,85 @@ def test_contrast_by_hand_with_two_captions_of_one_image() -> None:
     ]
     columns = [-1 + math.log(2 * math.e + 1), -2 + math.log(2 * math.e**2 + 1), -3 + math.log(2 + math.e**3)]
     expected = (sum(rows) / 3 + sum(columns) / 3) / 2
-    assert contrastive_loss(logits, belongs).item() == pytest.approx(expected, rel=1e-5)
+    assert contrast(logits, belongs) == pytest.approx(expected, rel=1e-5)
     single = torch.eye(3, dtype=torch.bool)
     plain = (F.cross_entropy(logits, torch.arange(3)) + F.cross_entropy(logits.T, torch.arange(3))) / 2
-    assert contrastive_loss(logits, single).item() == pytest.approx(plain.item(), rel=1e-5)
+    assert contrast(logits, single) == pytest.approx(plain.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("negatives", "num_pairs"), [("both", 12), ("alternate", 6)])
 def test_negatives_are_of_other_images_and_hard(negatives: str, num_pairs: int) -> None:
     objective = RetrievalObjective(task="coco", width=8, shared=4, negatives=negatives)  # type: ignore[arg-type]
     examples = [Example(id=str(k), image="aabbcc"[k], text="") for k in range(6)]
-    shown = states(6, *objective.streams)
-    drawn = objective.pairs(shown, examples, generator=torch.Generator().manual_seed(0))
+    shown, whole = states(6, *objective.streams), Alone(examples)
+    pairs = objective.pairs(shown, whole, generator=torch.Generator().manual_seed(0))
+    assert pairs[:6] == [(k, k, 1, pytest.approx(0.5 / 6)) for k in range(6)]
+    drawn = pairs[6:]
     assert len(drawn) == num_pairs and {pair.label for pair in drawn} == {0}
+    assert sum(pair.weight for pair in drawn) == pytest.approx(0.5)
     assert all(examples[pair.text].image != examples[pair.image].image for pair in drawn)
-    again = objective.pairs(shown, examples, generator=torch.Generator().manual_seed(0))
-    assert drawn == again
+    again = objective.pairs(shown, whole, generator=torch.Generator().manual_seed(0))
+    assert pairs == again
     similarity = objective.embed_images(shown["image"].pooled) @ objective.embed_texts(shown["text"].pooled).T
     foreign = similarity.masked_fill(own_mask(examples), -2)
-    hardest = objective.pairs(shown, examples)
-    assert hardest[0] == (0, int(foreign[:, 0].argmax()), 0)
-    assert any(pair == (int(foreign[1].argmax()), 1, 0) for pair in hardest)
+    hardest = objective.pairs(shown, whole)[6:]
+    assert hardest[0][:2] == (0, int(foreign[:, 0].argmax()))
+    assert any(pair[:2] == (int(foreign[1].argmax()), 1) for pair in hardest)
 
 
 def test_no_negatives_where_there_are_none_or_no_weight() -> None:
     objective = RetrievalObjective(task="coco", width=8, shared=4)
-    same = [Example(id=str(k), image="a", text="") for k in range(3)]
-    assert objective.pairs(states(3, *objective.streams), same) == []
+    same = Alone([Example(id=str(k), image="a", text="") for k in range(3)])
+    assert [pair.label for pair in objective.pairs(states(3, *objective.streams), same)] == [1, 1, 1]
     unweighted = RetrievalObjective(task="coco", width=8, shared=4, match_weight=0.0)
-    mixed = [Example(id=str(k), image="ab"[k], text="") for k in range(2)]
+    mixed = Alone([Example(id=str(k), image="ab"[k], text="") for k in range(2)])
     assert unweighted.pairs(states(2, *objective.streams), mixed) == []
 
 
 def test_matching_counts_own_pairs_and_negatives_alike() -> None:
     objective = RetrievalObjective(task="coco", width=8, shared=4, match_weight=2.0)
-    torch.nn.init.zeros_(objective.match_head.output.weight)
-    objective.match_head.start_from(torch.tensor([1.0]))
-    negatives = objective.match_loss(torch.randn(4, 2, 8), torch.zeros(4, dtype=torch.long))
-    assert negatives.item() == pytest.approx(math.log1p(math.e), rel=1e-5)
-    examples = [Example(id=str(k), image="ab"[k], text="") for k in range(2)]
-    shown = states(2, *objective.streams)
-    without = RetrievalObjective(task="coco", width=8, shared=4, match_weight=0.0)
-    without.load_state_dict(objective.state_dict())
-    own = objective.loss(shown, examples) - without.loss(shown, examples)
-    assert own.item() == pytest.approx(math.log1p(math.exp(-1)), rel=1e-4)
+    mixed = Alone([Example(id=str(k), image="ab"[k], text="") for k in range(2)])
+    pairs = objective.pairs(states(2, *objective.streams), mixed)
+    own, negatives = pairs[:2], pairs[2:]
+    assert len(negatives) == 4
+    assert objective.match_loss(torch.ones(2), own).item() == pytest.approx(math.log1p(math.exp(-1)), rel=1e-5)
+    assert objective.match_loss(torch.ones(4), negatives).item() == pytest.approx(math.log1p(math.e), rel=1e-5)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a batch, whose other rows' embeddings are known."""
+
+    examples: Sequence[Example]
+    rows: Sequence[int]
+    known: tuple[Tensor, Tensor]
+
+    def gather(self, own: Tensor) -> Tensor:
+        images, texts = self.known
+        return images if torch.equal(own, images[list(self.rows)]) else texts
+
+
+def test_parts_of_a_batch_make_up_its_contrast() -> None:
+    objective = RetrievalObjective(task="coco", width=8, shared=4)
+    examples = [Example(id=str(k), image="aabcd"[k], text="") for k in range(5)]
+    shown = states(5, *objective.streams)
+    known = (objective.embed_images(shown["image"].pooled), objective.embed_texts(shown["text"].pooled))
+    total = 0.0
+    for rows in ([0, 2, 4], [1, 3]):
+        own = {stream: Pooled(found.pooled[rows]) for stream, found in shown.items()}
+        part = Part(examples, rows, known)
+        total += objective.loss_of_rows(own, part).item() * len(rows) / 5
+        assert objective.pairs(own, part) == objective.pairs(shown, Alone(examples))
+    assert total == pytest.approx(objective.loss(shown, examples).item(), rel=1e-6)
+
+
+def test_an_answer_outside_the_labels_does_not_count() -> None:
+    objective = ClassificationObjective(task="gqa", width=8, labels=["yes", "no"])
+    examples = [Example(id=str(k), image="a", text="", target=("yes", "maybe", "no")[k]) for k in range(3)]
+    assert objective.counted(examples) == 2
+    shown = states(3, "joint")
+    parts = [objective.loss({"joint": Pooled(shown["joint"].pooled[k : k + 1])}, examples[k : k + 1]) for k in (0, 2)]
+    assert objective.loss(shown, examples).item() == pytest.approx(sum(p.item() for p in parts) / 2, rel=1e-5)
 
 
 def test_temperature_is_learned_and_bounded() -> None:
@@ -194,7 +234,10 @@ def _splits(folder: Path) -> list[tuple[str, Split]]:
 
 
 class ToyModel:
-    """Random but fixed codes of texts and images, summed: all that a step needs of a model."""
+    """Random but fixed codes of texts and images, summed, and a matching head: all that a step needs of a model."""
+
+    def __init__(self) -> None:
+        self.match_head = MlpHead(width=8, num_outputs=1)
 
     def encode(self, texts: Sequence[str] | None, images: Sequence[str] | None) -> Pooled:
         num = len(texts if texts is not None else images or ())
@@ -206,8 +249,8 @@ class ToyModel:
         return Pooled(total)
 
 
-def step(objective: Objective, examples: Sequence[Example]) -> Tensor:
-    model, texts, images = ToyModel(), [e.text for e in examples], [e.image for e in examples]
+def step(model: ToyModel, objective: Objective, examples: Sequence[Example]) -> Tensor:
+    texts, images = [e.text for e in examples], [e.image for e in examples]
     made: dict[Stream, Pooled] = {
         "joint": model.encode(texts, images),
         "text": model.encode(texts, None),
@@ -215,10 +258,10 @@ def step(objective: Objective, examples: Sequence[Example]) -> Tensor:
     }
     shown: Mapping[Stream, States] = {stream: made[stream] for stream in objective.streams}
     loss = objective.loss(shown, examples)
-    pairs = objective.pairs(shown, examples, generator=torch.Generator().manual_seed(0))
+    pairs = objective.pairs(shown, Alone(examples), generator=torch.Generator().manual_seed(0))
     if pairs:
         joint = model.encode([texts[pair.text] for pair in pairs], [images[pair.image] for pair in pairs])
-        loss = loss + objective.match_loss(joint.pooled, torch.tensor([pair.label for pair in pairs]))
+        loss = loss + objective.match_loss(model.match_head(joint.pooled)[:, 0], pairs)
     return loss
 
 
@@ -227,11 +270,12 @@ def test_the_documented_step_learns_every_task_and_reloads(tmp_path: Path) -> No
         torch.manual_seed(0)
         objective = load_task(name).objective(split, 8)
         examples = split.examples[:6]
-        optimiser = torch.optim.AdamW(objective.parameters(), lr=1e-2)
+        model = ToyModel()
+        optimiser = torch.optim.AdamW([*objective.parameters(), *model.match_head.parameters()], lr=1e-2)
         losses = []
         for _ in range(25):
             optimiser.zero_grad()
-            loss = step(objective, examples)
+            loss = step(model, objective, examples)
             loss.backward()
             assert all(weight.grad is not None for weight in objective.parameters()), name
             optimiser.step()
@@ -239,7 +283,8 @@ def test_the_documented_step_learns_every_task_and_reloads(tmp_path: Path) -> No
         assert losses[-1] < 0.9 * losses[0], (name, losses[0], losses[-1])
         copy = load_objective(json.loads(json.dumps(objective.describe())))
         copy.load_state_dict(objective.state_dict())
-        assert copy.task == name and step(copy, examples).item() == step(objective, examples).item()
+        assert copy.task == name
+        assert step(model, copy, examples).item() == step(model, objective, examples).item()
 
 
 def test_priors_start_the_heads(tmp_path: Path) -> None:

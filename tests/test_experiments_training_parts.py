@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from experiments.config import MODULES, ConfigError, TrainConfig, check, demo, override
+from experiments.config import check, demo, override
+from experiments.errors import ConfigError
 from experiments.model import TaskModel
-from experiments.train import Sampler, has_converged, learning_rate, module_of, parameter_groups
+from experiments.training.optimizer import module_of, parameter_groups
+from experiments.training.progress import has_converged
+from experiments.training.sampler import Sampler
+from experiments.training.schedule import learning_rate
+from experiments.training.settings import MODULES, TrainConfig
 from fusion.config import FusionConfig
 from fusion.model import FusionModel
 from tasks.base import Example
@@ -62,7 +67,7 @@ def test_a_pass_shows_every_example_once_and_the_seed_decides() -> None:
     data = {"gqa": [Example(str(k), "a.jpg", "", "yes") for k in range(12)]}
     config = TrainConfig(batch_size=4)
     draws = [
-        [e.id for _, batch in [sampler.draw() for _ in range(3)] for e in batch]
+        [e.id for draw in sampler.draws(last=3) for e in draw.examples]
         for sampler in (Sampler(data, config, seed=0), Sampler(data, config, seed=0), Sampler(data, config, seed=1))
     ]
     assert sorted(draws[0], key=int) == [str(k) for k in range(12)]

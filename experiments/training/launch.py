@@ -1,0 +1,81 @@
+"""The accelerator of a run: precision, processes, trackers.
+
+Handed the settings; refuses what cannot be honoured before anything is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs  # type: ignore[import-untyped]
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # type: ignore[import-untyped]
+from accelerate.utils import ProjectConfiguration  # type: ignore[import-untyped]
+
+from experiments.config import RunConfig
+from experiments.errors import ConfigError, near
+from experiments.training.settings import TrainConfig
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """The accelerator of a run. A step trains the head of one task, so the other heads get no gradient in it.
+
+    Raises:
+        ConfigError: the precision, a tracker or the number of processes cannot be honoured.
+    """
+    train = config.train
+    names = tracker_names(train.trackers)
+    if train.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("train.precision=fp16 needs a GPU, whose loss it scales; nearest on a CPU: bf16")
+    made = Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=train.precision,
+        log_with=list(names) or None,
+        project_config=ProjectConfiguration(logging_dir=str(config.folder / "train" / "trackers")),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+    )
+    for where, settings in ({"train": train} | config.train_of_tasks()).items():
+        check_processes(settings, made.num_processes, where=where)
+    return made
+
+
+def check_processes(train: TrainConfig, processes: int, *, where: str = "train") -> None:
+    """Refuses batches of which some process would have nothing. Raises ConfigError."""
+    smallest = train.batch_size // (train.groups * train.accumulate)
+    if processes > max(1, smallest):
+        raise ConfigError(
+            f"{where}.batch_size={train.batch_size} in {where}.groups={train.groups} and"
+            f" {where}.accumulate={train.accumulate} leaves parts of {smallest}, fewer than the {processes} processes:"
+            f" raise the one to {processes * train.groups * train.accumulate} or lower the others"
+        )
+
+
+def tracker_names(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The trackers to use: tensorboard where it is installed, unless others, or none, are named.
+
+    Raises:
+        ConfigError: accelerate knows no such tracker, or its package is not installed.
+    """
+    installed = sorted(str(getattr(name, "value", name)) for name in get_available_trackers())
+    if wanted is None:
+        return ("tensorboard",) if "tensorboard" in installed else ()
+    for name in wanted:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ConfigError(f"train.trackers names {name!r}, which accelerate does not know; {near(name, _known())}")
+        if name not in installed:
+            have = ", ".join(installed) or "none"
+            raise ConfigError(
+                f"train.trackers names {name!r}, whose package is not installed: pip install {name}, or leave it out"
+                f" (installed: {have})"
+            )
+    return wanted
+
+
+def plain_settings(train: TrainConfig, **more: Any) -> dict[str, Any]:
+    """Settings as numbers and strings, which is what trackers take."""
+    values = {key: getattr(train, key) for key in TrainConfig.__dataclass_fields__} | more
+    return {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in values.items()}
+
+
+def _known() -> list[str]:
+    return sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)

@@ -1,0 +1,315 @@
+"""The training loop: one model, its tasks' batches with VE-dropout, AdamW, on accelerate.
+
+Handed a `TaskModel`, data and features; hands on the training record, and leaves the model with the weights that are to
+be kept. It goes on from the newest checkpoint in its folder, and ends as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from experiments.config import RunConfig
+from experiments.data import FeatureBank, TaskData
+from experiments.model import Group, TaskModel
+from experiments.processes import Processes
+from experiments.training.average import Average
+from experiments.training.batches import Batch, Batches, Mode
+from experiments.training.checkpoint import Checkpoint, Checkpoints, plain
+from experiments.training.interruption import Interruption
+from experiments.training.launch import plain_settings
+from experiments.training.optimizer import make_optimizer, set_rate
+from experiments.training.progress import Progress, has_converged, validation_steps
+from experiments.training.reader import ReadAhead
+from experiments.training.sampler import Sampler
+from experiments.training.schedule import learning_rate
+from experiments.training.seeds import generator_of, seed_of
+from experiments.training.settings import TrainConfig
+from fusion.ve_dropout import VEDropout
+
+Validate = Callable[[TaskModel], dict[str, float]]
+AGREE_STEPS = 10
+"""Steps after which several processes ask one another whether one of them was told to stop."""
+STOPPED = 143
+"""Exit status after SIGTERM, as shells give it."""
+
+
+def train_model(
+    model: TaskModel,
+    data: Mapping[str, TaskData],
+    bank: FeatureBank,
+    config: RunConfig,
+    *,
+    name: str,
+    mode: Mode,
+    seed: int,
+    accelerator: Accelerator,
+    validate: Validate,
+    checkpoints: Checkpoints,
+) -> dict[str, Any]:
+    """Trains in place; returns the record (losses, validation scores, steps, whether it had converged).
+
+    Args:
+        name: of the model, and of its progress bar and tracked run.
+        mode: with VE-dropout, or without any encoder.
+        validate: the official metric of each task; the same in all processes.
+
+    Raises:
+        SystemExit: SIGTERM came; a checkpoint of the last step was written.
+    """
+    settings = config.train_of(*data)
+    train = {task: item.splits["train"].examples for task, item in data.items()}
+    steps = num_steps(settings, mode, sum(len(examples) for examples in train.values()))
+    processes = Processes.of(accelerator)
+    dropout = model.dropout or make_dropout(model.fusion.widths, settings)
+    objectives = {task: model.objective(task) for task in data}
+    batches = Batches(bank, objectives, settings, dropout, mode, seed, steps, processes)
+    together = [task for task, objective in objectives.items() if objective.scope == "batch"]
+    sampler = Sampler(train, settings, seed=seed, together=together)
+    with Interruption() as interruption:
+        loop = Loop(model, settings, steps, accelerator, validate, checkpoints, interruption, seed=seed)
+        if not loop.resume() and model.dropout is not None:
+            observe(model.dropout, data, bank, count=settings.fill_images)
+        accelerator.init_trackers(f"{config.name}-{name}-{mode}-{seed}", plain_settings(settings, seed=seed))
+        source = map(batches.read, sampler.draws(after=loop.progress.step, last=steps))
+        with ReadAhead(source) as ahead, loop.bar(name) as bar:
+            for batch in ahead:
+                loop.step(batch)
+                bar.update(settings.batch_size)
+                if loop.stops_early:
+                    break
+        loop.finish()
+    for tracker in accelerator.trackers:  # not end_training(), which would part the processes for good
+        tracker.finish()
+    accelerator.trackers = []
+    accelerator.free_memory()
+    return loop.record(name, mode, seed)
+
+
+def num_steps(settings: TrainConfig, mode: Mode, examples: int) -> int:
+    """Steps of a training run over so many examples."""
+    if mode == "blind":
+        return settings.blind_steps
+    if settings.epochs is None:
+        return settings.steps
+    return max(1, round(settings.epochs * examples / settings.batch_size))
+
+
+def make_dropout(widths: Mapping[str, int], settings: TrainConfig) -> VEDropout:
+    """VE-dropout as the settings say."""
+    rate, empty = settings.ve_dropout, settings.empty
+    return VEDropout(widths, rate=rate, empty=empty, fill=settings.fill, warmup=settings.ve_warmup)
+
+
+def observe(
+    dropout: VEDropout, data: Mapping[str, TaskData], bank: FeatureBank, *, count: int, batch: int = 64
+) -> None:
+    """Shows VE-dropout the features of training images, taken evenly from the tasks, to make its fills of."""
+    device = next(dropout.buffers()).device
+    for task, item in data.items():
+        images = item.splits["train"].images()
+        chosen = images[:: max(1, len(images) * len(data) // count)]
+        for start in range(0, len(chosen), batch):
+            dropout.observe(bank.features(task, chosen[start : start + batch], bank.aliases, device))
+
+
+class Loop:
+    """One model's training: its optimizer, average, progress and checkpoints.
+
+    Args:
+        steps: in all.
+        seed: what a step draws depends on it and on the step's number.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel,
+        settings: TrainConfig,
+        steps: int,
+        accelerator: Accelerator,
+        validate: Validate,
+        checkpoints: Checkpoints,
+        interruption: Interruption,
+        *,
+        seed: int,
+    ) -> None:
+        model.fusion.freeze(settings.freeze)
+        if settings.compile == "blocks":
+            for trunk in model.fusion.operator.trunks():
+                for block in trunk.blocks:
+                    block.compile(dynamic=True)
+        self.model, self.settings, self.steps, self.seed = model, settings, steps, seed
+        self.accelerator, self.processes = accelerator, Processes.of(accelerator)
+        self.progress = Progress()
+        self.average = Average(model, decay=settings.ema) if settings.ema is not None else None
+        self._best: dict[str, Tensor] | None = None  # weights of the best model so far, on the CPU
+        self._validate, self._checkpoints, self._interruption = validate, checkpoints, interruption
+        self._validations = validation_steps(steps, settings.validate_steps)
+        self._running = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        self._wrapped, self._optimizer = accelerator.prepare(model, make_optimizer(model, settings))
+        self._bar: Any = None
+        self._since = time.perf_counter()
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether validation has not improved for as long as the settings allow."""
+        return self.settings.patience is not None and self.progress.stale >= self.settings.patience
+
+    def bar(self, name: str) -> Any:
+        """The progress bar, in examples, of the first process."""
+        size = self.settings.batch_size
+        self._bar = tqdm(
+            total=self.steps * size,
+            initial=self.progress.step * size,
+            unit="ex",
+            desc=f"training {name}",
+            disable=not self.processes.first,
+        )
+        return self._bar
+
+    def step(self, batch: Batch) -> None:
+        """One optimizer step, and what is due after it."""
+        loss = self._train(batch)
+        progress = self.progress
+        progress.step = batch.step
+        self._running += loss
+        if batch.step % self.settings.log_steps == 0:
+            self._log()
+        if batch.step in self._validations:
+            self._select()
+        every = self.settings.checkpoint_steps
+        stop = self._asked_to_stop()
+        if batch.step < self.steps and (stop or every is not None and batch.step % every == 0):
+            self._save()
+        if stop:
+            if self.processes.first:
+                tqdm.write(f"stopped after step {batch.step}: the same command goes on from there", file=sys.stderr)
+            raise SystemExit(STOPPED)
+
+    def _train(self, batch: Batch) -> Tensor:
+        """Forward, backward and update; returns this process's part of the step's loss."""
+        # Whatever a step draws (dropout, negatives) belongs to the step, so that no generator's state need be kept.
+        torch.manual_seed(seed_of("step", self.seed, batch.step, self.processes.index))
+        self.model.train()
+        set_rate(
+            self._optimizer,
+            learning_rate(batch.step - 1, self.steps, self.settings.warmup, self.settings.schedule),
+        )
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for number, part in enumerate(batch.parts):
+            generator = generator_of("pairs", self.seed, batch.step, number)
+            waits = number + 1 < len(batch.parts)
+            with self.accelerator.no_sync(self._wrapped) if waits else nullcontext():
+                with self.accelerator.autocast():
+                    loss = self._wrapped(self._here(part), generator)
+                # Gradients are averaged over processes, but each has only its own examples' part of the loss.
+                self.accelerator.backward(loss * self.processes.count)
+            total += loss.detach()
+        if self.settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(batch.step)
+        return total
+
+    def _here(self, part: Sequence[Group]) -> list[Group]:
+        return [group.to(self.accelerator.device) for group in part]
+
+    def _log(self) -> None:
+        mean = self._take_running() / self.settings.log_steps
+        self.progress.losses.append((self.progress.step, mean))
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{mean:.3f}")
+        rate = self._optimizer.param_groups[0]["lr"]
+        self.accelerator.log({"train/loss": mean, "train/lr": rate}, step=self.progress.step)
+
+    def _take_running(self) -> float:
+        """The sum of losses since the last record, over all processes; it starts again from 0."""
+        total: Tensor = self.accelerator.reduce(self._running, reduction="sum")
+        found = self.progress.running + total.item()
+        self.progress.running = 0.0
+        self._running = torch.zeros_like(self._running)
+        return found
+
+    def _select(self) -> None:
+        """Validates, and remembers the model if it is the best so far."""
+        with self.average.applied() if self.average is not None else nullcontext():
+            scores = self._validate(self.model)
+            if self.progress.validated(scores) and self.settings.keep == "best":
+                self._best = {key: plain(tensor) for key, tensor in self.model.state_dict().items()}
+        self.accelerator.log({f"select/{task}": score for task, score in scores.items()}, step=self.progress.step)
+
+    def _asked_to_stop(self) -> bool:
+        if self.processes.count == 1:
+            return self._interruption.asked
+        return self.progress.step % AGREE_STEPS == 0 and self.processes.any(self._interruption.asked)
+
+    def _save(self) -> None:
+        """Writes a checkpoint."""
+        self.progress.running = self._take_running()
+        self._count_seconds()
+        if self.processes.first:
+            weights: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict()}
+            if self.average is not None:
+                weights["average"] = self.average.state
+            if self._best is not None:
+                weights["best"] = self._best
+            state = {"optimizer": self._optimizer.state_dict()}
+            if self.accelerator.scaler is not None:
+                state["scaler"] = self.accelerator.scaler.state_dict()
+            self._checkpoints.save(Checkpoint(self.progress, weights, state))
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> bool:
+        """Goes on from the newest intact checkpoint; whether there is one."""
+        found = self._checkpoints.newest()
+        if found is None:
+            return False
+        self.model.load_state_dict(dict(found.weights["model"]))
+        self._optimizer.load_state_dict(found.state["optimizer"])
+        if self.accelerator.scaler is not None and "scaler" in found.state:
+            self.accelerator.scaler.load_state_dict(found.state["scaler"])
+        if self.average is not None:
+            self.average.load(found.weights["average"])
+        if "best" in found.weights:
+            self._best = dict(found.weights["best"])
+        self.progress = found.progress
+        return True
+
+    def finish(self) -> None:
+        """Leaves the model with the weights that are to be kept."""
+        if self._best is not None:
+            self.model.load_state_dict(self._best)
+        elif self.average is not None:
+            self.average.into_model()
+        self._count_seconds()
+
+    def _count_seconds(self) -> None:
+        now = time.perf_counter()
+        self.progress.seconds += now - self._since
+        self._since = now
+
+    def record(self, name: str, mode: Mode, seed: int) -> dict[str, Any]:
+        """What is stored beside the weights."""
+        progress = self.progress
+        return {
+            "model": name,
+            "mode": mode,
+            "seed": seed,
+            "steps": progress.step,
+            "examples_seen": progress.step * self.settings.batch_size,
+            "losses": progress.losses,
+            "select": progress.select,
+            "kept": progress.best_step if self.settings.keep == "best" else progress.step,
+            "converged": has_converged(progress.select),
+            "seconds": round(progress.seconds, 1),
+        }
