@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from fusion.types import Coalition, coalition_name
 from tasks.base import Answer, Example
 
+Removal = Literal["drop", "zero", "mean", "permuted"]
 TYPES: dict[str, Any] = {
     "task": pa.string(),
     "split": pa.string(),
@@ -44,7 +45,7 @@ class Cell:
     seed: int
     coalition: Coalition
     mode: str = "masked"
-    removal: str = "drop"
+    removal: Removal = "drop"
     split: str = "test"
 
     @property
@@ -75,6 +76,23 @@ class Cell:
     def exists(self, folder: Path) -> bool:
         """Whether the run folder has the cell."""
         return (folder / "answers" / self.file).exists()
+
+
+def read_answers(folder: Path, cell: Cell) -> list[Answer]:
+    """The answers that `cell.write` stored."""
+    rows = pq.read_table(folder / "answers" / cell.file).to_pylist()
+    names = [item.name for item in fields(Answer) if item.name != "slices"]
+    return [
+        Answer(
+            **{name: row[name] for name in names},
+            slices={
+                key.removeprefix("slice_"): value
+                for key, value in row.items()
+                if key.startswith("slice_") and value is not None
+            },
+        )
+        for row in rows
+    ]
 
 
 def write_table(table: Any, path: Path) -> None:

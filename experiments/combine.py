@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The command's flags; none of them needs torch."""
     made = argparse.ArgumentParser(prog="python -m experiments.combine", description=__doc__)
-    made.add_argument("--preset", default=None, help="demo (default), tiny or base")
+    made.add_argument("--preset", default=None, help="demo (default), demo-full, tiny, base or large")
     made.add_argument("--config", type=Path, help="a JSON file such as a run's config.json, instead of a preset")
     made.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="such as train.lr=1e-4"
@@ -41,6 +41,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--runs", help="folder of all runs (default: runs)")
     made.add_argument("--cache", help="folder of features and the embedded world (default: cache)")
     made.add_argument("--seeds", nargs="+", type=int, help="training seeds")
+    made.add_argument(
+        "--coalitions", choices=("masked", "both"), help="both: a model of each coalition beside the masked model's"
+    )
+    made.add_argument(
+        "--controls",
+        choices=("none", "cheap", "full"),
+        help="against mere ensemble effects: cheap (default) are blind and shuffled; full adds trained ones",
+    )
     made.add_argument("--device", help="cpu, cuda or cuda:0 (default: what accelerate finds)")
     return made
 
@@ -86,6 +94,8 @@ def configure(args: argparse.Namespace) -> RunConfig:
         runs=args.runs,
         cache=args.cache,
         seeds=tuple(args.seeds) if args.seeds else None,
+        coalitions=args.coalitions,
+        controls=args.controls,
         device=args.device,
     )
     return settings.check(settings.override(config, args.settings))

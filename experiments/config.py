@@ -25,9 +25,14 @@ DEMO_ENCODERS = {name: f"demo:{name}" for name in ("vit", "clip", "dino", "convn
 
 @dataclass(frozen=True, slots=True)
 class EvaluateConfig:
-    """How models are evaluated: `limit` official records a split (None: all), `rerank` items a query.
+    """How models are evaluated.
 
-    `precision` is the trunk's; attention is always read in float32.
+    Attributes:
+        precision: the trunk's; attention is always read in float32.
+        limit: official records a split; None for all.
+        rerank: nearest items of each query that matching re-orders.
+        removals: what is put in absent encoders' places, beside what training did, to see how much depends on it:
+            zeros, their mean, or the features of another image.
     """
 
     batch_size: int = 256
@@ -35,6 +40,7 @@ class EvaluateConfig:
     limit: int | None = None
     rerank: int = 16
     attention_examples: int = 256
+    removals: tuple[Literal["zero", "mean", "permuted"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,13 @@ def demo() -> RunConfig:
     return RunConfig("demo", dict(DEMO_ENCODERS), task_options=options, train=train, evaluate=evaluate)
 
 
+def demo_full() -> RunConfig:
+    """The demo with everything that a claim of complementarity needs: three seeds, all controls, other removals."""
+    made = demo()
+    evaluate = replace(made.evaluate, removals=("zero", "mean", "permuted"))
+    return replace(made, preset="demo-full", seeds=(0, 1, 2), controls="full", evaluate=evaluate)
+
+
 def tiny() -> RunConfig:
     """A small trunk from scratch, a model per task: for trying one's own encoders on a laptop."""
     return RunConfig("tiny", dict(DEMO_ENCODERS), fusion=FusionConfig(dropout=0.1))
@@ -161,7 +174,13 @@ def _published(*, part: int) -> TrainConfig:
 TABLES = ("weights", "lr_scale", "images", "encoders", "task_options", "per_task", "control_checkpoints")
 """Settings whose keys are free to choose; those of `NESTED` hold tables of free keys again."""
 NESTED = ("task_options", "per_task")
-PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny, "base": base, "large": large}
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "demo-full": demo_full,
+    "tiny": tiny,
+    "base": base,
+    "large": large,
+}
 
 
 def preset(name: str) -> RunConfig:

@@ -6,21 +6,28 @@ computes a metric beyond what the task itself defines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from experiments.cells import Removal
 from experiments.data import FeatureBank, Part, TaskData
 from experiments.model import TaskModel
 from experiments.processes import ALONE, Processes
 from experiments.training.settings import Precision
 from fusion.types import Coalition, Encoded, FeatureMap
-from tasks.base import Answer, Example
+from fusion.ve_dropout import VEDropout
+from tasks.base import Answer, Example, Stream
 from tasks.contrast import RetrievalObjective
+from tasks.objectives import ScoredObjective
 from tasks.retrieval_answers import Gallery, rerank, retrieval_answers, shortlist
+
+Result = TypeVar("Result")
+Seen = Callable[[Sequence[str], Coalition], tuple[FeatureMap, Coalition]]
 
 
 class Evaluator:
@@ -28,6 +35,7 @@ class Evaluator:
 
     The trunk runs in `precision`, the heads always in float32: probabilities keep their digits. `processes` share the
     batches, and all of them get all answers; which batches there are does not depend on how many share them.
+    `fills` are what can stand in for absent encoders, by the name of the removal.
     """
 
     def __init__(
@@ -41,6 +49,7 @@ class Evaluator:
         precision: Precision = "no",
         limit: int | None = None,
         processes: Processes = ALONE,
+        fills: Mapping[str, VEDropout] | None = None,
     ) -> None:
         self.model = model
         self.bank = bank
@@ -50,37 +59,75 @@ class Evaluator:
         self.precision = precision
         self.device = model.fusion.device
         self.processes = processes
+        self._fills = dict(fills or {})
         self._texts: Tensor | None = None
         model.eval()
 
-    @torch.no_grad()
-    def answers(self, coalition: Coalition, *, shuffled: bool = False) -> list[Answer]:
-        """Answers of a coalition; `shuffled` shows each example another example's image."""
+    def answers(
+        self, coalition: Coalition, *, shuffled: bool = False, removal: Removal = "drop"
+    ) -> list[Answer]:
+        """Answers of a coalition.
+
+        Args:
+            shuffled: each example is shown another example's image.
+            removal: what becomes of absent encoders: as in training ("drop"), a constant of `fills`, or the features
+                of another example's image.
+        """
         partner = derangement(self.examples) if shuffled else {}
         objective = self.model.objective(self.task)
+        if isinstance(objective, (RetrievalObjective, ScoredObjective)):
+            return self.answers_of(self.scores(coalition, partner=partner, removal=removal))
+        return self._each(objective.answers, coalition, self._seen(partner, removal), removal)
+
+    def answers_of(self, scores: Tensor) -> list[Answer]:
+        """What scores answer, of one model or averaged."""
+        objective = self.model.objective(self.task)
         if isinstance(objective, RetrievalObjective):
-            similarity = self.similarity(coalition, partner=partner)
-            return retrieval_answers(similarity, self.examples, scale=objective.scale.item())
-        # Texts of like length share a batch, so that little is padded; answers return in the examples' order.
-        order = sorted(range(len(self.examples)), key=lambda k: len(self.examples[k].text.split()))
-
-        def answer(part: slice) -> list[Answer]:
-            batch = [self.examples[k] for k in order[part]]
-            images = [partner.get(example.image, example.image) for example in batch]
-            features = self.bank.features(self.task, images, coalition, self.device)
-            with self._autocast():
-                states = self.model.encode(objective, batch, features, coalition)
-            return objective.answers({stream: in_float32(found) for stream, found in states.items()}, batch)
-
-        answers = [one for part in self.processes.map(answer, self._parts(len(order))) for one in part]
-        return [answer for _, answer in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
+            return retrieval_answers(scores, self.examples, scale=1.0)
+        assert isinstance(objective, ScoredObjective)
+        return objective.answers_of(scores, self.examples)
 
     @torch.no_grad()
-    def similarity(self, coalition: Coalition, *, partner: Mapping[str, str] | None = None) -> Tensor:
-        """Cosines of every image with every caption of the split."""
+    def scores(
+        self, coalition: Coalition, *, partner: Mapping[str, str] | None = None, removal: Removal = "drop"
+    ) -> Tensor:
+        """Score of each answer for each example; in a gallery, of each caption (columns) for each image."""
         objective = self.model.objective(self.task)
-        assert isinstance(objective, RetrievalObjective)
-        images = [(partner or {}).get(image, image) for image in Gallery.of(self.examples).images]
+        seen = self._seen(partner or {}, removal)
+        with self._standing_in(removal):
+            if isinstance(objective, RetrievalObjective):
+                return self._similarity(objective, coalition, seen) * objective.scale.item()
+        assert isinstance(objective, ScoredObjective)
+        logits = objective.logits
+        return torch.stack(self._each(lambda states, _: list(logits(states)), coalition, seen, removal))
+
+    @torch.no_grad()
+    def _each(
+        self,
+        head: Callable[[dict[Stream, Encoded], list[Example]], list[Result]],
+        coalition: Coalition,
+        seen: Seen,
+        removal: Removal,
+    ) -> list[Result]:
+        """What the head gives for each example."""
+        objective = self.model.objective(self.task)
+        # Texts of like length share a batch, so that little is padded; results return in the examples' order.
+        order = sorted(range(len(self.examples)), key=lambda k: len(self.examples[k].text.split()))
+
+        def of(part: slice) -> list[Result]:
+            batch = [self.examples[k] for k in order[part]]
+            features, given = seen([example.image for example in batch], coalition)
+            with self._autocast():
+                states = self.model.encode(objective, batch, features, given)
+            return head({stream: in_float32(found) for stream, found in states.items()}, batch)
+
+        with self._standing_in(removal):
+            found = [one for part in self.processes.map(of, self._parts(len(order))) for one in part]
+        return [one for _, one in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+    def _similarity(self, objective: RetrievalObjective, coalition: Coalition, seen: Seen) -> Tensor:
+        """Cosines of every image with every caption of the split."""
+        images = Gallery.of(self.examples).images
 
         def embed_texts(part: slice) -> Tensor:
             with self._autocast():
@@ -88,18 +135,44 @@ class Evaluator:
             return objective.embed_texts(in_float32(encoded).pooled).cpu()
 
         def embed_images(part: slice) -> Tensor:
-            features = self.bank.features(self.task, images[part], coalition, self.device)
-            return objective.embed_images(self._fuse(None, features, coalition).pooled).cpu()
+            features, given = seen(images[part], coalition)
+            return objective.embed_images(self._fuse(None, features, given).pooled).cpu()
 
         if self._texts is None:
             self._texts = torch.cat(self.processes.map(embed_texts, self._parts(len(self.examples)))).to(self.device)
         embedded = torch.cat(self.processes.map(embed_images, self._parts(len(images)))).to(self.device)
         return (embedded @ self._texts.T).cpu()
 
+    def _seen(self, partner: Mapping[str, str], removal: Removal) -> Seen:
+        """How to get what the model is shown of some images: features, and the encoders that are present in them."""
+        other = derangement(self.examples) if removal == "permuted" else {}
+
+        def seen(images: Sequence[str], coalition: Coalition) -> tuple[FeatureMap, Coalition]:
+            shown = [partner.get(image, image) for image in images]
+            features = self.bank.features(self.task, shown, coalition, self.device)
+            if removal != "permuted":
+                return features, coalition
+            absent = [alias for alias in self.bank.aliases if alias not in coalition]
+            features |= self.bank.features(self.task, [other[image] for image in shown], absent, self.device)
+            return {alias: features[alias] for alias in self.bank.aliases}, self.bank.aliases
+
+        return seen
+
+    @contextmanager
+    def _standing_in(self, removal: Removal) -> Iterator[None]:
+        """Lets the fill of this name stand in for absent encoders."""
+        before = self.model.dropout
+        if removal in self._fills:
+            self.model.dropout = self._fills[removal]
+        try:
+            yield
+        finally:
+            self.model.dropout = before
+
     @torch.no_grad()
     def reranked(self, coalition: Coalition, *, size: int) -> list[Answer]:
         """Retrieval with the nearest `size` items of each query re-ordered by matching."""
-        similarity = self.similarity(coalition)
+        similarity = self.scores(coalition)
         listed = shortlist(similarity, self.examples, size=size)
         images, pairs = Gallery.of(self.examples).images, listed.pairs().tolist()
 

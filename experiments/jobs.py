@@ -7,8 +7,8 @@ the best single one on validation, and so come after the masked models. Nothing 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from experiments.config import RunConfig
 from experiments.data import Source
@@ -63,11 +63,11 @@ def groups_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
     return {"joint": config.tasks} if config.train.joint else {task: (task,) for task in config.tasks}
 
 
-def first_jobs(config: RunConfig, *, sighted: Mapping[str, bool]) -> list[Job]:
+def first_jobs(config: RunConfig, *, galleries: Mapping[str, bool]) -> list[Job]:
     """Masked and blind models, and models of single coalitions.
 
     Args:
-        sighted: by task, whether a model without any encoder can be trained on it.
+        galleries: by task, whether it ranks a gallery, which nobody can do blind.
     """
     full = tuple(config.encoders)
     jobs = []
@@ -75,7 +75,7 @@ def first_jobs(config: RunConfig, *, sighted: Mapping[str, bool]) -> list[Job]:
         for name, tasks in groups_of(config).items():
             own = {alias: Source(alias) for alias in full}
             jobs.append(Job("masked", name, tasks, tasks, seed, full, own))
-            blind = tuple(task for task in tasks if sighted[task])
+            blind = tuple(task for task in tasks if not galleries[task])
             if blind and config.controls != "none":
                 jobs.append(Job("blind", name, blind, blind, seed, (), own))
             for chosen in _retrained(config, full):
@@ -112,3 +112,31 @@ def control_jobs(
                             Job(kind, name, tasks, answers, seed, (alias,), made.sources, encoders=made.encoders)
                         )
     return jobs
+
+
+def for_inputs(config: RunConfig, job: Job) -> RunConfig:
+    """The configuration with what it says of single encoders said of the job's inputs, in their order."""
+    inputs = tuple(job.sources)
+    names = dict(zip(config.encoders, inputs, strict=False)) if job.kind in CONTROLS else {a: a for a in inputs}
+
+    def changed(values: Mapping[str, Any]) -> dict[str, Any]:
+        new = dict(values)
+        if not job.varies:
+            new |= {"ve_dropout": 0.0, "empty": 0.0}
+        elif isinstance(values.get("ve_dropout"), Mapping):
+            new["ve_dropout"] = {names[a]: rate for a, rate in values["ve_dropout"].items() if a in names}
+        if "freeze" in values:
+            new["freeze"] = tuple(name for one in values["freeze"] if (name := _renamed(one, names)) is not None)
+        return new
+
+    own = changed({key: getattr(config.train, key) for key in ("ve_dropout", "empty", "freeze")})
+    per_task = {task: changed(values) for task, values in config.train.per_task.items()}
+    return replace(config, train=replace(config.train, **own, per_task=per_task))
+
+
+def _renamed(part: str, names: Mapping[str, str]) -> str | None:
+    """A frozen part by the input's name; None where it belongs to an encoder that is not read."""
+    head, dot, alias = part.partition(".")
+    if head != "adapters" or not dot:
+        return part
+    return f"adapters.{names[alias]}" if alias in names else None

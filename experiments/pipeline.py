@@ -11,8 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,34 +19,23 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from analysis.report import write_report
 from analysis.terminal import summary_lines
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import Shard
-from experiments.cells import Cell, write_examples, write_table
+from experiments.cells import write_examples, write_table
 from experiments.config import RunConfig
 from experiments.cost import encoder_cost, similarity
 from experiments.data import PARTS, FeatureBank, TaskData, check_data, fill_stores, find_data, read_tasks
 from experiments.errors import ConfigError
-from experiments.evaluate import Evaluator
-from experiments.model import TaskModel, load_weights, save_weights, write_json
-from experiments.processes import Processes
-from experiments.training.batches import Mode
-from experiments.training.checkpoint import Checkpoints
+from experiments.jobs import control_jobs, first_jobs, groups_of
+from experiments.model import write_json
 from experiments.training.launch import make_accelerator
-from experiments.training.loop import make_dropout, train_model
-from fusion.model import FusionModel
-from fusion.types import all_coalitions
-from tasks.base import Answer
+from experiments.workshop import Workshop
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "transformers", "accelerate", "einops", "numpy", "pyarrow")
-VALIDATION_LIMIT = 400
-OBSERVED = 1024
-"""Training images of a task over which features are standardised, at most."""
-Job = tuple[Cell, Callable[[], list[Answer]]]
 
 
 def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
@@ -82,8 +70,9 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
     if accelerator.is_main_process:
         write_json(folder / "config.json", config.to_dict())
         write_json(folder / "exclusions.json", _exclusions(data, say))
-    for seed in config.seeds:
-        _train_and_answer(config, data, bank, encoders, seed=seed, accelerator=accelerator, finish=finish)
+    objectives = {name: item.task.objective(item.splits["train"], 8) for name, item in data.items()}
+    galleries = {name: objective.scoring == "gallery" for name, objective in objectives.items()}
+    _do_jobs(Workshop(config, data, encoders, bank, accelerator, galleries), say=say, finish=finish)
     if accelerator.is_main_process:
         _side_files(config, data, bank, encoders)
         finish("side files")
@@ -123,160 +112,28 @@ def _load_encoders(config: RunConfig, device: str) -> dict[str, Encoder]:
     return {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
 
 
-def build_model(
-    config: RunConfig, data: Mapping[str, TaskData], encoders: Mapping[str, Encoder], *, seed: int
-) -> TaskModel:
-    """A fresh model with a head per task."""
-    widths = {alias: encoder.width for alias, encoder in encoders.items()}
-    fusion = FusionModel(config.fusion, widths, seed=seed)
-    torch.manual_seed(seed)
-    objectives = {name: item.task.objective(item.splits["train"], config.fusion.width) for name, item in data.items()}
-    settings = config.train_of(*data)
-    return TaskModel(fusion, objectives, dropout=None if settings.fill == "drop" else make_dropout(widths, settings))
-
-
-def _train_and_answer(
-    config: RunConfig,
-    data: Mapping[str, TaskData],
-    bank: FeatureBank,
-    encoders: Mapping[str, Encoder],
-    *,
-    seed: int,
-    accelerator: Accelerator,
-    finish: Callable[[str], None],
-) -> None:
-    processes = Processes.of(accelerator)
-    jobs = {"joint": dict(data)} if config.train.joint else {name: {name: item} for name, item in data.items()}
-    for name, part in jobs.items():
-        masked = _trained(config, part, bank, encoders, name=name, mode="masked", seed=seed, accelerator=accelerator)
-        finish(f"training {name} seed {seed}")
-        for task, item in part.items():
-            _answer(config, task, item, bank, masked, seed=seed, processes=processes)
-        finish(f"coalitions {name} seed {seed}")
-        sighted = {t: item for t, item in part.items() if masked.objective(t).empty == "train"}
-        if sighted:
-            blind = _trained(
-                config, sighted, bank, encoders, name=name, mode="blind", seed=seed, accelerator=accelerator
-            )
-            for task, item in sighted.items():
-                cell = Cell(task, seed, (), mode="blind")
-                evaluator = _evaluator(config, blind, bank, item, "test", processes=processes)
-                _write_missing(config.folder, [(cell, partial(evaluator.answers, ()))], processes)
-            finish(f"blind {name} seed {seed}")
-
-
-def _trained(
-    config: RunConfig,
-    data: Mapping[str, TaskData],
-    bank: FeatureBank,
-    encoders: Mapping[str, Encoder],
-    *,
-    name: str,
-    mode: Mode,
-    seed: int,
-    accelerator: Accelerator,
-) -> TaskModel:
-    """The model of this name: loaded where it was finished before, else trained and saved."""
-    model = build_model(config, data, encoders, seed=seed).to(accelerator.device)
-    path = config.folder / "train" / f"{name}-{mode}-{seed}"
-    processes, checkpoints = Processes.of(accelerator), Checkpoints(path.with_suffix(".checkpoints"))
-    if processes.agree(load_weights(model, path) is not None):
-        checkpoints.clear()
-        return model
-    full = tuple(encoders) if mode == "masked" else ()
-    for task, item in data.items():
-        images = item.splits["train"].images()[:OBSERVED]
-        for start in range(0, len(images), 256):
-            model.fusion.observe(bank.features(task, images[start : start + 256], full, accelerator.device))
-
-    def validate(now: TaskModel) -> dict[str, float]:
-        scores = {}
-        for task, item in data.items():
-            limit = (
-                None if item.task.objective is None or now.objective(task).scoring == "gallery" else VALIDATION_LIMIT
-            )
-            evaluator = _evaluator(config, now, bank, item, "select", limit=limit, processes=processes)
-            scores[task] = item.task.value(evaluator.answers(full))
-        return scores
-
-    record = train_model(
-        model,
-        data,
-        bank,
-        config,
-        name=name,
-        mode=mode,
-        seed=seed,
-        accelerator=accelerator,
-        validate=validate,
-        checkpoints=checkpoints,
-    )
-    if processes.first:
-        save_weights(model, path, record)
-        checkpoints.clear()
-    accelerator.wait_for_everyone()
-    return model
-
-
-def _evaluator(
-    config: RunConfig,
-    model: TaskModel,
-    bank: FeatureBank,
-    data: TaskData,
-    part: Any,
-    *,
-    limit: int | None = None,
-    processes: Processes,
-) -> Evaluator:
-    size, precision = config.evaluate.batch_size, config.evaluate.precision
-    return Evaluator(
-        model, bank, data, part, batch_size=size, precision=precision, limit=limit, processes=processes
-    )
-
-
-def _answer(
-    config: RunConfig,
-    task: str,
-    data: TaskData,
-    bank: FeatureBank,
-    model: TaskModel,
-    *,
-    seed: int,
-    processes: Processes,
-) -> None:
-    """All coalitions on test, the single encoders on validation, shuffled images, re-ranking, attention."""
-    folder, full = config.folder, bank.aliases
-    gallery = model.objective(task).scoring == "gallery"
-    test = _evaluator(config, model, bank, data, "test", processes=processes)
-    select = _evaluator(config, model, bank, data, "select", processes=processes)
-    size = config.evaluate.rerank
-    jobs: list[Job] = [
-        (Cell(task, seed, coalition), partial(test.answers, coalition))
-        for coalition in all_coalitions(full)
-        if coalition or not gallery
-    ]
-    for coalition in [*[(alias,) for alias in full], full]:
-        jobs.append((Cell(task, seed, coalition, split="select"), partial(select.answers, coalition)))
-    jobs.append((Cell(task, seed, full, mode="shuffled"), partial(test.answers, full, shuffled=True)))
-    if gallery:
-        jobs.append((Cell(task, seed, full, mode="reranked"), partial(test.reranked, full, size=size)))
-    _write_missing(folder, jobs, processes, name=f"coalitions {task}")
-    path = folder / "attention" / f"{task}.{seed}.parquet"
-    if not processes.agree(path.exists()):
-        rows = test.attention(full, examples=config.evaluate.attention_examples)
-        if processes.first:
-            write_table(pa.Table.from_pylist([{**row, "seed": seed} for row in rows]), path)
-
-
-def _write_missing(folder: Path, jobs: Sequence[Job], processes: Processes, *, name: str | None = None) -> None:
-    """Computes the cells that are not there yet, all processes together, and the first one writes them."""
-    there = processes.agree([cell.exists(folder) for cell, _ in jobs])
-    missing = [job for job, exists in zip(jobs, there, strict=True) if not exists]
-    quiet = name is None or not missing or not processes.first
-    for cell, answer in tqdm(missing, unit="cell", desc=name, disable=quiet):
-        answers = answer()
-        if processes.first:
-            cell.write(folder, answers)
+def _do_jobs(workshop: Workshop, *, say: Callable[[str], None], finish: Callable[[str], None]) -> None:
+    """All models and cells of the run: first those that need nothing else, then the controls made of the best."""
+    config, first = workshop.config, workshop.accelerator.is_main_process
+    jobs = first_jobs(config, galleries=workshop.galleries)
+    for job in jobs:
+        workshop.do(job)
+        finish(str(job))
+    if config.controls != "full":
+        return
+    for seed in config.seeds:
+        for name in groups_of(config):
+            single = [j for j in jobs if (j.kind, j.name, j.seed, len(j.of)) == ("retrained", name, seed, 1)]
+            workshop.average(single, seed=seed)
+            finish(f"{name}: averaged, seed {seed}")
+    best = workshop.best_single()
+    streams, lacking = workshop.streams(dict.fromkeys(best.values()))
+    for control, why in lacking.items():
+        if first:
+            say(f"control {control} is not run: {why}")
+    for job in control_jobs(config, best=best, streams=streams):
+        workshop.do(job)
+        finish(str(job))
 
 
 def _side_files(

@@ -8,7 +8,9 @@ receive a saved state dict.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import Literal, final
 
 import torch
@@ -27,6 +29,7 @@ __all__ = [
     "ClassificationObjective",
     "Objective",
     "RetrievalObjective",
+    "ScoredObjective",
     "SoftTargetObjective",
     "load_objective",
     "raw_answers",
@@ -56,8 +59,31 @@ def load_objective(description: Mapping[str, object]) -> Objective:
     return built
 
 
+class ScoredObjective(Objective):
+    """An objective whose head gives each possible answer a score, so that several models can be averaged."""
+
+    head: MlpHead
+
+    def logits(self, states: Mapping[Stream, States]) -> Float[Tensor, "b c"]:
+        """Score of each answer, in float32 on the CPU."""
+        found: Tensor = self.head(states["joint"].pooled).float().cpu()
+        return found
+
+    @abstractmethod
+    def averaged(self, logits: Sequence[Float[Tensor, "b c"]]) -> Float[Tensor, "b c"]:
+        """Logits of the mean probability of several models."""
+
+    @abstractmethod
+    def answers_of(self, logits: Float[Tensor, "b c"], examples: Sequence[Example]) -> list[Answer]:
+        """What these scores answer."""
+
+    @torch.no_grad()
+    def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
+        return self.answers_of(self.logits(states), examples)
+
+
 @final
-class SoftTargetObjective(Objective):
+class SoftTargetObjective(ScoredObjective):
     """VQAv2: binary cross-entropy of every answer against its soft target, summed over answers, averaged over
     examples.
 
@@ -94,12 +120,14 @@ class SoftTargetObjective(Objective):
         targets = self.targets(examples).to(logits.device)
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / max(1, len(examples))
 
-    @torch.no_grad()
-    def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
+    def averaged(self, logits: Sequence[Float[Tensor, "b c"]]) -> Float[Tensor, "b c"]:
+        """Each answer's probability is its sigmoid."""
+        return torch.stack([one.sigmoid() for one in logits]).mean(0).logit(eps=1e-7)
+
+    def answers_of(self, logits: Float[Tensor, "b c"], examples: Sequence[Example]) -> list[Answer]:
         """Probability is the sigmoid of the prediction; logprob is that of the softmax over answers, of the
         consensus.
         """
-        logits = self.head(states["joint"].pooled).float().cpu()
         best, logprobs = logits.argmax(-1).tolist(), logits.log_softmax(-1)
         answers = []
         for row, (example, column) in enumerate(zip(examples, best, strict=True)):
@@ -132,7 +160,7 @@ class SoftTargetObjective(Objective):
 
 
 @final
-class ClassificationObjective(Objective):
+class ClassificationObjective(ScoredObjective):
     """One label of several by cross-entropy; the score is 1 when the label is the target.
 
     A target outside the labels adds no loss and scores 0.
@@ -177,9 +205,12 @@ class ClassificationObjective(Objective):
     def counted(self, examples: Sequence[Example]) -> int:
         return int((self.targets(examples) >= 0).sum())
 
-    @torch.no_grad()
-    def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
-        logprobs = self.head(states["joint"].pooled).float().cpu().log_softmax(-1)
+    def averaged(self, logits: Sequence[Float[Tensor, "b c"]]) -> Float[Tensor, "b c"]:
+        """The answers' probabilities are their softmax."""
+        return torch.stack([one.log_softmax(-1) for one in logits]).logsumexp(0) - log(len(logits))
+
+    def answers_of(self, logits: Float[Tensor, "b c"], examples: Sequence[Example]) -> list[Answer]:
+        logprobs = logits.log_softmax(-1)
         best = logprobs.argmax(-1).tolist()
         answers = []
         for row, (example, column) in enumerate(zip(examples, best, strict=True)):

@@ -90,6 +90,46 @@ def test_a_second_call_does_nothing_twice_and_the_same_seed_gives_the_same(
     assert probabilities[0] != probabilities[1]
 
 
+def test_full_controls_and_other_removals_are_cells_like_any_other(
+    home: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    encoders = ["--encoders", "vit=demo:vit", "clip=demo:clip"]
+    asked = ["--run", "full", "--tasks", "gqa", "flickr30k", "--controls", "full", "--coalitions", "both", *encoders]
+    settings = [*SMALL, 'evaluate.removals=["zero","mean","permuted"]']
+    done = command(home, *asked, settings=settings)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = home / "runs" / "full"
+    tables = [pq.read_table(path) for path in sorted((folder / "answers").iterdir())]
+    found = {
+        tuple(table[key][0].as_py() for key in ("task", "split", "mode", "removal", "coalition")) for table in tables
+    }
+    for task in ("gqa", "flickr30k"):
+        best = {c for t, s, m, _, c in found if (t, s, m) == (task, "test", "duplicate")}
+        assert len(best) == 1 and best <= {"vit", "clip"}
+        for mode in ("seeds", "matched"):
+            assert {c for t, _, m, _, c in found if (t, m) == (task, mode)} == best
+        assert (task, "test", "averaged", "drop", "vit+clip") in found
+        for coalition in ("vit", "clip", "vit+clip"):
+            assert (task, "test", "retrained", "drop", coalition) in found
+        for removal in ("zero", "mean", "permuted"):
+            assert {c for t, _, m, r, c in found if (t, m, r) == (task, "masked", removal)} - {""} == {"vit", "clip"}
+    sizes: dict[str, set[int]] = {}
+    for table in tables:
+        if table["split"][0].as_py() == "test" and table["mode"][0].as_py() != "reranked":
+            sizes.setdefault(table["task"][0].as_py(), set()).add(table.num_rows)
+    assert all(len(numbers) == 1 for numbers in sizes.values())  # every cell answers the same examples
+    records = {path.stem: json.loads(path.read_text()) for path in (folder / "train").glob("*.json")}
+    masked = records["joint-masked-0"]
+    for kind in ("duplicate", "seeds", "matched"):
+        for record in (r for r in records.values() if r["kind"] == kind):
+            assert record["inputs"] == [f"{record['of']}_1", f"{record['of']}_2"]
+            assert record["parameters"] == masked["parameters"] and record["steps"] == masked["steps"]
+            assert abs(record["tokens"] - masked["tokens"]) <= 0.05 * masked["tokens"]
+    again = command(home, *asked, settings=settings)
+    assert again.returncode == 0 and "training" not in again.stderr
+    Draft202012Validator(results_schema()).validate(results(home, "full"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [

@@ -10,10 +10,10 @@ from encoders import load_encoder
 from encoders.base import Encoder
 from experiments.config import RunConfig, demo
 from experiments.data import Source
-from experiments.jobs import CONTROLS, control_jobs, first_jobs
+from experiments.jobs import CONTROLS, control_jobs, first_jobs, for_inputs
 from experiments.streams import Streams, duplicate, matched, seeds
 
-SIGHTED = {"flickr30k": False, "gqa": True}
+GALLERIES = {"flickr30k": True, "gqa": False}
 
 
 def config(**changes: object) -> RunConfig:
@@ -41,7 +41,7 @@ def load(spec: str) -> Encoder:
     ],
 )
 def test_models_of_a_joint_run(changes: dict[str, object], stems: list[str]) -> None:
-    jobs = first_jobs(config(**changes), sighted=SIGHTED)
+    jobs = first_jobs(config(**changes), galleries=GALLERIES)
     assert [job.stem for job in jobs] == stems
     for job in jobs:
         assert tuple(job.sources) == (job.of if job.kind == "retrained" else ("vit", "dino"))
@@ -51,7 +51,7 @@ def test_models_of_a_joint_run(changes: dict[str, object], stems: list[str]) -> 
 
 def test_models_of_a_run_with_a_model_per_task_and_seed() -> None:
     apart = config(seeds=(3, 5), train=replace(demo().train, joint=False))
-    assert [job.stem for job in first_jobs(apart, sighted=SIGHTED)] == [
+    assert [job.stem for job in first_jobs(apart, galleries=GALLERIES)] == [
         "flickr30k-masked-3",
         "gqa-masked-3",
         "gqa-blind-3",
@@ -73,8 +73,29 @@ def test_controls_are_made_of_each_tasks_best_encoder() -> None:
         ("joint-seeds-dino-0", ("gqa",)),
     ]
     assert all(job.tasks == ("flickr30k", "gqa") for job in jobs)  # trained alike, on both
-    same = control_jobs(config(), best=dict.fromkeys(SIGHTED, "vit"), streams=streams)
+    same = control_jobs(config(), best=dict.fromkeys(GALLERIES, "vit"), streams=streams)
     assert [job.answers for job in same] == [("flickr30k", "gqa")] * 3
+
+
+def test_what_is_said_of_encoders_is_said_of_inputs() -> None:
+    train = replace(
+        demo().train,
+        ve_dropout={"vit": 0.1, "dino": 0.2},
+        freeze=("text", "adapters.dino"),
+        per_task={"gqa": {"ve_dropout": {"vit": 0.3, "dino": 0.4}}},
+    )
+    run = config(train=train, controls="full")
+    jobs = {job.stem: job for job in first_jobs(run, galleries=GALLERIES)}
+    alone = for_inputs(run, jobs["joint-retrained-vit-0"]).train
+    assert (alone.ve_dropout, alone.empty, alone.freeze) == (0.0, 0.0, ("text",))
+    assert alone.per_task == {"gqa": {"ve_dropout": 0.0, "empty": 0.0}}
+    streams = {("duplicate", "dino"): duplicate("dino", count=2)}
+    (twice,) = control_jobs(run, best=dict.fromkeys(GALLERIES, "dino"), streams=streams)  # type: ignore[arg-type]
+    found = for_inputs(run, twice).train
+    assert found.ve_dropout == {"dino_1": 0.1, "dino_2": 0.2}
+    assert found.freeze == ("text", "adapters.dino_2")
+    assert found.per_task == {"gqa": {"ve_dropout": {"dino_1": 0.3, "dino_2": 0.4}}}
+    assert for_inputs(run, jobs["joint-masked-0"]).train == train
 
 
 def test_duplicates_read_the_same_features() -> None:

@@ -1,0 +1,306 @@
+"""Does jobs: trains a job's model, or loads it, and writes the cells that it answers.
+
+Handed the run's data, features and encoders; hands on files in the run folder. Whatever is there is kept. Several
+processes of one launch do each job together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from encoders import load_encoder
+from encoders.base import Encoder
+from encoders.extract import Shard
+from experiments.cells import Cell, read_answers, write_table
+from experiments.config import RunConfig
+from experiments.data import FeatureBank, Part, TaskData, fill_stores
+from experiments.evaluate import Evaluator
+from experiments.jobs import CONTROLS, Control, Job, for_inputs
+from experiments.model import TaskModel, load_weights, save_weights
+from experiments.processes import Processes
+from experiments.streams import Streams, duplicate, matched, seeds
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.loop import make_dropout, observe, train_model
+from fusion.model import FusionModel
+from fusion.types import all_coalitions, coalition_name
+from fusion.ve_dropout import VEDropout
+from tasks.base import Answer
+from tasks.contrast import RetrievalObjective
+from tasks.objectives import ScoredObjective
+
+VALIDATION_LIMIT = 400
+OBSERVED = 1024
+"""Training images of a task over which features are standardised, at most."""
+Answering = tuple[Cell, Callable[[], list[Answer]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What jobs are done with; `galleries` says which tasks rank one."""
+
+    config: RunConfig
+    data: Mapping[str, TaskData]
+    encoders: Mapping[str, Encoder]
+    bank: FeatureBank
+    accelerator: Accelerator
+    galleries: Mapping[str, bool]
+
+    @property
+    def processes(self) -> Processes:
+        """Those that do each job together."""
+        return Processes.of(self.accelerator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models are."""
+        found: torch.device = self.accelerator.device
+        return found
+
+    def done(self, job: Job) -> bool:
+        """Whether all its files are there."""
+        cells = all(cell.exists(self.config.folder) for cell in self.cells(job))
+        return cells and all(path.exists() for path in self._attention(job).values())
+
+    def do(self, job: Job) -> None:
+        """Trains the job's model and answers its cells, as far as that is not done yet."""
+        if self.processes.agree(self.done(job)):
+            return
+        bank = self.bank_of(job)
+        model = self.model_of(job, bank)
+        for task in job.answers:
+            self._answer(job, task, model, bank)
+
+    def cells(self, job: Job) -> list[Cell]:
+        """The cells that a job answers."""
+        return [cell for task in job.answers for cell in self._cells(job, task)]
+
+    def bank_of(self, job: Job) -> FeatureBank:
+        """The features that the job's model reads; those of encoders of its own are extracted first."""
+        if not job.encoders:
+            return self.bank.reading(job.sources)
+        encoders = {alias: self._load(alias, spec) for alias, spec in job.encoders.items()}
+        bank = fill_stores(
+            self.config,
+            self.data,
+            encoders,
+            shard=Shard(self.processes.index, self.processes.count),
+            progress="bar" if self.accelerator.is_local_main_process else "none",
+            wait=self.accelerator.wait_for_everyone,
+        )
+        return bank.reading(job.sources)
+
+    def model_of(self, job: Job, bank: FeatureBank) -> TaskModel:
+        """The job's model: loaded where it was finished before, else trained and saved."""
+        config = for_inputs(self.config, job)
+        data = {task: self.data[task] for task in job.tasks}
+        model = build_model(config, data, bank.widths, seed=job.seed).to(self.device)
+        path = config.folder / "train" / job.stem
+        checkpoints = Checkpoints(path.with_suffix(".checkpoints"))
+        if self.processes.agree(load_weights(model, path) is not None):
+            checkpoints.clear()
+            return model
+        full = () if job.kind == "blind" else bank.aliases
+        for task, item in data.items():
+            images = item.splits["train"].images()[:OBSERVED]
+            for start in range(0, len(images), 256):
+                model.fusion.observe(bank.features(task, images[start : start + 256], full, self.device))
+
+        def validate(now: TaskModel) -> dict[str, float]:
+            scores = {}
+            for task, item in data.items():
+                limit = None if now.objective(task).scoring == "gallery" else VALIDATION_LIMIT
+                scores[task] = item.task.value(self._evaluator(now, bank, task, "select", limit=limit).answers(full))
+            return scores
+
+        record = train_model(
+            model,
+            data,
+            bank,
+            config,
+            name=job.stem.removesuffix(f"-{job.seed}"),
+            mode="blind" if job.kind == "blind" else "masked",
+            seed=job.seed,
+            accelerator=self.accelerator,
+            validate=validate,
+            checkpoints=checkpoints,
+        )
+        if self.processes.first:
+            made = {"model": job.name, "kind": job.kind, "of": coalition_name(job.of), "inputs": list(job.sources)}
+            parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            budget = {"trials": 1, "parameters": parameters, "tokens": self._num_tokens(bank, job)}
+            save_weights(model, path, record | made | budget)
+            checkpoints.clear()
+        self.accelerator.wait_for_everyone()
+        return model
+
+    def average(self, jobs: Sequence[Job], *, seed: int) -> None:
+        """Answers with the mean probability (in galleries, similarity) of models of single encoders."""
+        full = tuple(self.config.encoders)
+        wanted = {task: Cell(task, seed, full, mode="averaged") for task in jobs[0].answers}
+        there = self.processes.agree({task: cell.exists(self.config.folder) for task, cell in wanted.items()})
+        if all(there.values()):
+            return
+        banks = [self.bank_of(job) for job in jobs]
+        models = [self.model_of(job, bank) for job, bank in zip(jobs, banks, strict=True)]
+        for task, cell in wanted.items():
+            objective = models[0].objective(task)
+            if there[task] or not isinstance(objective, (RetrievalObjective, ScoredObjective)):
+                continue
+            evaluators = [self._evaluator(m, bank, task, "test") for m, bank in zip(models, banks, strict=True)]
+            scores = [one.scores(bank.aliases) for one, bank in zip(evaluators, banks, strict=True)]
+            if isinstance(objective, ScoredObjective):
+                mean = objective.averaged(scores)
+            else:
+                mean = torch.stack(scores).mean(0)
+            self._write([(cell, partial(evaluators[0].answers_of, mean))], name=None)
+
+    def best_single(self) -> dict[str, str]:
+        """By task, the encoder that is best on its own on validation, over all seeds."""
+        best = {}
+        for task, item in self.data.items():
+            scores = {}
+            for alias in self.config.encoders:
+                cells = [Cell(task, seed, (alias,), split="select") for seed in self.config.seeds]
+                values = [item.task.value(read_answers(self.config.folder, cell)) for cell in cells]
+                scores[alias] = sum(values) / len(values)
+            best[task] = max(scores, key=lambda alias: scores[alias])
+        return best
+
+    def streams(self, aliases: Iterable[str]) -> tuple[dict[tuple[Control, str], Streams], dict[str, str]]:
+        """What the controls of these encoders read, and why one cannot be."""
+        config, count = self.config, len(self.config.encoders)
+        num_tokens = sum(encoder.num_tokens for encoder in self.encoders.values())
+        found: dict[tuple[Control, str], Streams] = {}
+        lacking: dict[str, str] = {}
+        for alias in aliases:
+            spec, load = config.encoders[alias], partial(self._load, alias)
+            others = config.control_checkpoints.get(alias, ())
+            made: dict[Control, Streams | str] = {
+                "duplicate": duplicate(alias, count=count),
+                "seeds": seeds(alias, spec, count=count, checkpoints=others, load=load),
+                "matched": matched(alias, spec, count=count, num_tokens=num_tokens, load=load),
+            }
+            for kind in CONTROLS:
+                one = made[kind]
+                if isinstance(one, Streams):
+                    found[kind, alias] = one
+                else:
+                    lacking[f"{kind} of {alias}"] = one
+        return found, lacking
+
+    def _load(self, alias: str, spec: str) -> Encoder:
+        return load_encoder(f"{alias}={spec}", device=str(self.device))
+
+    def _num_tokens(self, bank: FeatureBank, job: Job) -> int:
+        task = job.tasks[0]
+        image = self.data[task].splits["test"].images()[:1]
+        return sum(found.tokens.shape[1] for found in bank.features(task, image, bank.aliases).values())
+
+    def _evaluator(
+        self,
+        model: TaskModel,
+        bank: FeatureBank,
+        task: str,
+        part: Part,
+        *,
+        limit: int | None = None,
+        fills: Mapping[str, VEDropout] | None = None,
+    ) -> Evaluator:
+        settings = self.config.evaluate
+        return Evaluator(
+            model,
+            bank,
+            self.data[task],
+            part,
+            batch_size=settings.batch_size,
+            precision=settings.precision,
+            limit=limit,
+            processes=self.processes,
+            fills=fills,
+        )
+
+    def _cells(self, job: Job, task: str) -> list[Cell]:
+        """One task's cells of a job."""
+        gallery, seed, full = self.galleries[task], job.seed, job.of
+        if job.kind != "masked":
+            cells = [Cell(task, seed, full, mode=job.kind)]
+            return [*cells, replace(cells[0], split="select")] if job.kind == "retrained" else cells
+        chosen = [coalition for coalition in all_coalitions(full) if coalition or not gallery]
+        cells = [Cell(task, seed, coalition) for coalition in chosen]
+        cells += [Cell(task, seed, coalition, split="select") for coalition in [*((alias,) for alias in full), full]]
+        for removal in self.config.evaluate.removals:
+            cells += [Cell(task, seed, coalition, removal=removal) for coalition in chosen if coalition != full]
+        if self.config.controls != "none":
+            cells.append(Cell(task, seed, full, mode="shuffled"))
+        if gallery:
+            cells.append(Cell(task, seed, full, mode="reranked"))
+        return cells
+
+    def _answer(self, job: Job, task: str, model: TaskModel, bank: FeatureBank) -> None:
+        """One task's cells, and where the model looks."""
+        fills = self._fills(job, model, bank)
+        test = self._evaluator(model, bank, task, "test", fills=fills)
+        select = self._evaluator(model, bank, task, "select")
+        full = () if job.kind == "blind" else bank.aliases
+
+        def answer(cell: Cell) -> list[Answer]:
+            if cell.mode == "reranked":
+                return test.reranked(full, size=self.config.evaluate.rerank)
+            seen = cell.coalition if cell.mode == "masked" else full
+            evaluator = select if cell.split == "select" else test
+            return evaluator.answers(seen, shuffled=cell.mode == "shuffled", removal=cell.removal)
+
+        self._write([(cell, partial(answer, cell)) for cell in self._cells(job, task)], name=f"{job.kind} {task}")
+        for path in [path for name, path in self._attention(job).items() if name == task]:
+            if not self.processes.agree(path.exists()):
+                rows = test.attention(full, examples=self.config.evaluate.attention_examples)
+                if self.processes.first:
+                    write_table(pa.Table.from_pylist([{**row, "seed": job.seed} for row in rows]), path)
+
+    def _fills(self, job: Job, model: TaskModel, bank: FeatureBank) -> dict[str, VEDropout]:
+        """What stands in for absent encoders where that is asked for beside dropping them."""
+        fills: dict[str, VEDropout] = {}
+        for name in self.config.evaluate.removals if job.kind == "masked" else ():
+            if name != "permuted":
+                settings = replace(self.config.train, fill=name)
+                made = make_dropout(bank.widths, settings).to(self.device)
+                observe(made, {t: self.data[t] for t in job.tasks}, bank, count=settings.fill_images)
+                fills[name] = made
+        return fills
+
+    def _attention(self, job: Job) -> dict[str, Path]:
+        """Files of the attention of a masked model, by task."""
+        folder = self.config.folder / "attention"
+        return {task: folder / f"{task}.{job.seed}.parquet" for task in job.answers if job.kind == "masked"}
+
+    def _write(self, answering: Sequence[Answering], *, name: str | None) -> None:
+        """Computes the cells that are not there yet, all processes together, and the first one writes them."""
+        folder = self.config.folder
+        there = self.processes.agree([cell.exists(folder) for cell, _ in answering])
+        missing = [job for job, exists in zip(answering, there, strict=True) if not exists]
+        quiet = name is None or len(missing) < 2 or not self.processes.first
+        for cell, answer in tqdm(missing, unit="cell", desc=name, disable=quiet):
+            answers = answer()
+            if self.processes.first:
+                cell.write(folder, answers)
+
+
+def build_model(
+    config: RunConfig, data: Mapping[str, TaskData], widths: Mapping[str, int], *, seed: int
+) -> TaskModel:
+    """A fresh model with a head per task."""
+    fusion = FusionModel(config.fusion, widths, seed=seed)
+    torch.manual_seed(seed)
+    objectives = {name: item.task.objective(item.splits["train"], config.fusion.width) for name, item in data.items()}
+    settings = config.train_of(*data)
+    dropout = None if settings.fill == "drop" else make_dropout(widths, settings)
+    return TaskModel(fusion, objectives, dropout=dropout)
+
