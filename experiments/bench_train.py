@@ -212,8 +212,9 @@ def visual_bert(model: TaskModel, shape: Shape, group: Group) -> Callable[[], No
     from encoders import torchvision_compat  # noqa: F401  # isort: skip
     from transformers import VisualBertConfig, VisualBertModel
 
-    sizes: dict[str, Any] = {"hidden_size": shape.width, "visual_embedding_dim": shape.width, "intermediate_size": 4 * shape.width}
+    sizes: dict[str, Any] = {"hidden_size": shape.width, "visual_embedding_dim": shape.width}
     depth: dict[str, Any] = {"num_hidden_layers": shape.layers, "num_attention_heads": shape.heads}
+    depth["intermediate_size"] = 4 * shape.width
     off: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     vocab = model.fusion.tokenizer.vocab_size
     peer = VisualBertModel(VisualBertConfig(vocab_size=vocab, **sizes, **depth, **off)).train()

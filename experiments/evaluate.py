@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments.data import FeatureBank, Part, TaskData
-from experiments.model import TaskModel
+from experiments.model import Removal, TaskModel
 from experiments.processes import ALONE, Processes
 from experiments.training.settings import Precision
 from fusion.types import Coalition, Encoded, FeatureMap
@@ -41,6 +41,7 @@ class Evaluator:
         precision: Precision = "no",
         limit: int | None = None,
         processes: Processes = ALONE,
+        removal: Removal = "drop",
     ) -> None:
         self.model = model
         self.bank = bank
@@ -49,7 +50,7 @@ class Evaluator:
         self.batch_size = batch_size
         self.precision = precision
         self.device = model.fusion.device
-        self.processes = processes
+        self.processes, self.removal = processes, removal
         self._texts: Tensor | None = None
         model.eval()
 
@@ -69,7 +70,7 @@ class Evaluator:
             images = [partner.get(example.image, example.image) for example in batch]
             features = self.bank.features(self.task, images, coalition, self.device)
             with self._autocast():
-                states = self.model.encode(objective, batch, features, coalition)
+                states = self.model.encode(objective, batch, features, coalition, removal=self.removal)
             return objective.answers({stream: in_float32(found) for stream, found in states.items()}, batch)
 
         answers = [one for part in self.processes.map(answer, self._parts(len(order))) for one in part]
@@ -148,7 +149,7 @@ class Evaluator:
 
     def _fuse(self, texts: Sequence[str] | None, features: FeatureMap, coalition: Coalition) -> Encoded:
         with self._autocast():
-            encoded = self.model.fuse(texts, features, coalition)
+            encoded = self.model.fuse(texts, features, coalition, removal=self.removal)
         return in_float32(encoded)
 
     def _parts(self, count: int) -> list[slice]:

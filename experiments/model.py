@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +21,9 @@ from fusion.model import FusionModel
 from fusion.types import Coalition, Encoded, FeatureMap, Features
 from fusion.ve_dropout import VEDropout
 from tasks.base import Example, Objective, Whole
+
+Removal = Literal["drop", "fill"]
+"""Absent encoders' tokens leave the stream, or training's fill stands in for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +75,39 @@ class TaskModel(nn.Module):
         losses = [self._group_loss(group, generator) for group in groups]
         return torch.stack(losses).sum()
 
-    def fuse(self, texts: Sequence[str] | None, features: FeatureMap, coalition: Coalition) -> Encoded:
-        """A stream with images: the coalition's features, and what stands in for absent encoders."""
+    def fuse(
+        self,
+        texts: Sequence[str] | None,
+        features: FeatureMap,
+        coalition: Coalition,
+        *,
+        removal: Removal = "fill",
+    ) -> Encoded:
+        """A stream with images: the coalition's features, and what stands in for absent encoders where asked for."""
         fills: dict[str, Features] = {}
-        if self.dropout is not None:
+        if removal == "fill" and self.dropout is not None:
             size = len(texts) if texts is not None else len(next(iter(features.values())).tokens)
             fills = self.dropout.fills(coalition, batch_size=size)
         return self.fusion.encode(texts, features, coalition, fills=fills)
 
     def encode(
-        self, objective: Objective, examples: Sequence[Example], features: FeatureMap, coalition: Coalition
+        self,
+        objective: Objective,
+        examples: Sequence[Example],
+        features: FeatureMap,
+        coalition: Coalition,
+        *,
+        removal: Removal = "fill",
     ) -> dict[Any, Encoded]:
         """The streams that an objective asks for."""
         texts = [example.text for example in examples]
         states: dict[Any, Encoded] = {}
         if "joint" in objective.streams:
-            states["joint"] = self.fuse(texts, features, coalition)
+            states["joint"] = self.fuse(texts, features, coalition, removal=removal)
         if "text" in objective.streams:
             states["text"] = self.fusion.encode(texts, None, ())
         if "image" in objective.streams:
-            states["image"] = self.fuse(None, features, coalition)
+            states["image"] = self.fuse(None, features, coalition, removal=removal)
         return states
 
     def _group_loss(self, group: Group, generator: torch.Generator) -> Tensor:

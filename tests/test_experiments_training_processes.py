@@ -38,7 +38,8 @@ def combine(folder: Path, run: str, *, processes: int) -> subprocess.CompletedPr
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     places = ["--runs", str(folder / "runs"), "--cache", str(folder / "cache"), "--device", "cpu"]
     command = ["-m", "experiments.combine", "--preset", "tiny", *places, "--tasks", "gqa", "flickr30k"]
-    seeds = ["--encoders", "vit=demo:vit", "clip=demo:clip", "--seeds", "0", "1", "--run", run, "--set", *SIZES]
+    # Torch's launcher takes `--run` for an abbreviation of one of its own options.
+    seeds = ["--encoders", "vit=demo:vit", "clip=demo:clip", "--seeds", "0", "1", "--set", f"run={run}", *SIZES]
     line = [sys.executable, *(launch if processes > 1 else []), *command, *seeds]
     environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
