@@ -17,6 +17,7 @@ PARTS: dict[str, str] = {
     "extract": "experiments.bench_extract:run",
     "store": "experiments.bench_store:run",
     "tasks": "experiments.bench_tasks:run",
+    "train": "experiments.bench_train:run",
 }
 
 
@@ -28,15 +29,19 @@ class Figure(NamedTuple):
         value: the ratio, or the number.
         unit: of a number that is no ratio.
         wanted: the least (or, with a unit, the most) that is promised; None where nothing is.
+        most: the most that is promised of a ratio.
     """
 
     what: str
     value: float
     unit: str = ""
     wanted: float | None = None
+    most: float | None = None
 
     def line(self) -> str:
         promised = "" if self.wanted is None else f"  ({'at most' if self.unit else 'at least'} {self.wanted:g})"
+        if self.most is not None:
+            promised = f"  (at most {self.most:g})"
         return f"  {self.value:10.3f} {self.unit or '×':5} {self.what}{promised}"
 
 
@@ -47,14 +52,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, help="images worked on (each part has its own default)")
     parser.add_argument("--rounds", type=int, default=5, help="times both sides are measured (default: 5)")
     parser.add_argument("--folder", type=Path, help="where files are written and removed again (default: temporary)")
+    parser.add_argument("--plot", type=Path, help="where `train` draws its step times (.svg, .png or .pdf)")
     args = parser.parse_args(argv)
+    if args.plot is not None and args.part != "train":
+        print(f"error: --plot {args.plot} is for the part train, not {args.part}", file=sys.stderr)
+        return 1
     if args.rounds < 1 or (args.images is not None and args.images < 64):
         print("error: --rounds must be at least 1, --images at least 64", file=sys.stderr)
         return 1
     module, _, name = PARTS[args.part].partition(":")
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-") as folder:
         figures: list[Figure] = getattr(import_module(module), name)(
-            Path(folder), images=args.images, rounds=args.rounds
+            Path(folder),
+            images=args.images,
+            rounds=args.rounds,
+            **({"plot": args.plot} if args.part == "train" else {}),
         )
     print(f"bench {args.part}")
     for figure in figures:

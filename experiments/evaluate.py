@@ -70,8 +70,8 @@ class Evaluator:
 
         Args:
             shuffled: each example is shown another example's image.
-            removal: what becomes of absent encoders: as in training ("drop"), a constant of `fills`, or the features
-                of another example's image.
+            removal: what becomes of absent encoders: nothing takes their place, whatever did in training ("drop"), a
+                constant of `fills` does, or the features of another example's image.
         """
         partner = derangement(self.examples) if shuffled else {}
         objective = self.model.objective(self.task)
@@ -160,10 +160,9 @@ class Evaluator:
 
     @contextmanager
     def _standing_in(self, removal: Removal) -> Iterator[None]:
-        """Lets the fill of this name stand in for absent encoders."""
+        """Lets the fill of this name stand in for absent encoders, or nothing, whatever did in training."""
         before = self.model.dropout
-        if removal in self._fills:
-            self.model.dropout = self._fills[removal]
+        self.model.dropout = self._fills.get(removal)
         try:
             yield
         finally:
@@ -181,7 +180,8 @@ class Evaluator:
             texts = [self.examples[caption].text for _, caption in pairs[part]]
             return self.model.fusion.match_logits(self._fuse(texts, features, coalition)).cpu()
 
-        logits = torch.cat(self.processes.map(match, self._parts(len(pairs))))
+        with self._standing_in("drop"):
+            logits = torch.cat(self.processes.map(match, self._parts(len(pairs))))
         return rerank(similarity, self.examples, listed, logits)
 
     @torch.no_grad()

@@ -72,7 +72,12 @@ class TaskModel(nn.Module):
         losses = [self._group_loss(group, generator) for group in groups]
         return torch.stack(losses).sum()
 
-    def fuse(self, texts: Sequence[str] | None, features: FeatureMap, coalition: Coalition) -> Encoded:
+    def fuse(
+        self,
+        texts: Sequence[str] | None,
+        features: FeatureMap,
+        coalition: Coalition,
+    ) -> Encoded:
         """A stream with images: the coalition's features, and what stands in for absent encoders."""
         fills: dict[str, Features] = {}
         if self.dropout is not None:
@@ -81,7 +86,11 @@ class TaskModel(nn.Module):
         return self.fusion.encode(texts, features, coalition, fills=fills)
 
     def encode(
-        self, objective: Objective, examples: Sequence[Example], features: FeatureMap, coalition: Coalition
+        self,
+        objective: Objective,
+        examples: Sequence[Example],
+        features: FeatureMap,
+        coalition: Coalition,
     ) -> dict[Any, Encoded]:
         """The streams that an objective asks for."""
         texts = [example.text for example in examples]

@@ -93,9 +93,9 @@ def test_a_second_call_does_nothing_twice_and_the_same_seed_gives_the_same(
 def test_full_controls_and_other_removals_are_cells_like_any_other(
     home: Path, first: subprocess.CompletedProcess[str]
 ) -> None:
-    encoders = ["--encoders", "vit=demo:vit", "clip=demo:clip"]
+    encoders = ["--encoders", *(f"{name}=demo:{name}" for name in ("vit", "clip", "dino"))]
     asked = ["--run", "full", "--tasks", "gqa", "flickr30k", "--controls", "full", "--coalitions", "both", *encoders]
-    settings = [*SMALL, 'evaluate.removals=["zero","mean","permuted"]']
+    settings = [*SMALL, "train.steps=3", 'evaluate.removals=["zero","mean","permuted"]']
     done = command(home, *asked, settings=settings)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = home / "runs" / "full"
@@ -105,14 +105,15 @@ def test_full_controls_and_other_removals_are_cells_like_any_other(
     }
     for task in ("gqa", "flickr30k"):
         best = {c for t, s, m, _, c in found if (t, s, m) == (task, "test", "duplicate")}
-        assert len(best) == 1 and best <= {"vit", "clip"}
+        assert len(best) == 1 and best <= {"vit", "clip", "dino"}
         for mode in ("seeds", "matched"):
             assert {c for t, _, m, _, c in found if (t, m) == (task, mode)} == best
-        assert (task, "test", "averaged", "drop", "vit+clip") in found
-        for coalition in ("vit", "clip", "vit+clip"):
-            assert (task, "test", "retrained", "drop", coalition) in found
+        assert (task, "test", "averaged", "drop", "vit+clip+dino") in found
+        coalitions = {"vit", "clip", "dino", "vit+clip", "vit+dino", "clip+dino", "vit+clip+dino"}
+        assert {c for t, s, m, _, c in found if (t, s, m) == (task, "test", "retrained")} == coalitions
         for removal in ("zero", "mean", "permuted"):
-            assert {c for t, _, m, r, c in found if (t, m, r) == (task, "masked", removal)} - {""} == {"vit", "clip"}
+            removed = {c for t, _, m, r, c in found if (t, m, r) == (task, "masked", removal)}
+            assert removed - {""} == coalitions - {"vit+clip+dino"}
     sizes: dict[str, set[int]] = {}
     for table in tables:
         if table["split"][0].as_py() == "test" and table["mode"][0].as_py() != "reranked":
@@ -122,7 +123,7 @@ def test_full_controls_and_other_removals_are_cells_like_any_other(
     masked = records["joint-masked-0"]
     for kind in ("duplicate", "seeds", "matched"):
         for record in (r for r in records.values() if r["kind"] == kind):
-            assert record["inputs"] == [f"{record['of']}_1", f"{record['of']}_2"]
+            assert record["inputs"] == [f"{record['of']}_{number}" for number in (1, 2, 3)]
             assert record["parameters"] == masked["parameters"] and record["steps"] == masked["steps"]
             assert abs(record["tokens"] - masked["tokens"]) <= 0.05 * masked["tokens"]
     again = command(home, *asked, settings=settings)

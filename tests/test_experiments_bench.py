@@ -9,6 +9,7 @@ import pytest
 
 from experiments.bench import PARTS, Figure, main
 from experiments.bench_store import open_figures, read_figures
+from experiments.bench_train import Bench, Shape, figures
 
 
 def test_every_part_of_the_table_exists() -> None:
@@ -30,6 +31,19 @@ def test_the_store_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "opening 10⁶ entries in 3 parts" in figures[6].what
 
 
+def test_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.bench_train.STEPS", 3)
+    shape = Shape(batch=4, encoders=2, tokens=4, text=5, width=16, layers=1, heads=2)
+    assert str(shape) == "B=4, L=13=2×4+5, W=16, 1 layers"
+    found = figures(Bench(tmp_path / "main", shape, images=12), rounds=1, plot=tmp_path / "steps.svg")
+    assert [figure.most for figure in found[:5]] == [1.1, 1.0, 0.7, 0.6, 1.25] and len(found) == 10
+    assert all(figure.value > 0 for figure in found[:5]) and all("B=4" in figure.what for figure in found)
+    assert (tmp_path / "steps.svg").read_text().count("encoders") >= 2
+    assert Figure("a ÷ b", 1.2, most=1.1).line() == "       1.200 ×     a ÷ b  (at most 1.1)"
+
+
 def test_bad_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "--images", "2"]) == 1
     assert "--images at least 64" in capsys.readouterr().err
+    assert main(["store", "--plot", "a.svg"]) == 1
+    assert "is for the part train" in capsys.readouterr().err

@@ -1,20 +1,22 @@
-"""The training loop's parts: learning rates, sampling, convergence; and the real command on two processes."""
+"""The parts of training: rates, sampling, reading ahead, convergence, presets, and what is refused."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from torch import nn
 
-from experiments.config import check, demo, override
+from experiments.config import RunConfig, check, demo, override, preset
 from experiments.errors import ConfigError
 from experiments.model import TaskModel
+from experiments.training.launch import check_processes, make_accelerator, tracker_names
 from experiments.training.optimizer import module_of, parameter_groups
 from experiments.training.progress import has_converged
+from experiments.training.reader import ReadAhead
 from experiments.training.sampler import Sampler
 from experiments.training.schedule import learning_rate
 from experiments.training.settings import MODULES, TrainConfig
@@ -22,8 +24,6 @@ from fusion.config import FusionConfig
 from fusion.model import FusionModel
 from tasks.base import Example
 from tasks.objectives import ClassificationObjective
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -80,23 +80,115 @@ def test_converged_means_that_no_score_moved_by_more_than_a_point() -> None:
     assert not has_converged([steady[0], (10, {"gqa": 0.605, "vqa": 0.52})])
 
 
-def test_two_processes_train_one_model_and_write_one_run(tmp_path: Path) -> None:
-    # What `accelerate launch` starts for several GPUs; on CPUs it would ask for MPI.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    places = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
-    sizes = [
-        "run=two",
-        "world_scale=0.01",
-        "train.steps=4",
-        "train.blind_steps=2",
-        "train.batch_size=24",
-        "evaluate.rerank=4",
-    ]
-    line = [*launch, "-m", "experiments.combine", *places, "--tasks", "gqa", "flickr30k", "--set", *sizes]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("run two:") == 1 and done.stdout.count("report:") == 1
-    folder = tmp_path / "runs" / "two"
-    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
-    assert set(json.loads((folder / "results.json").read_text())["tasks"]) == {"gqa", "flickr30k"}
-    assert not list(folder.rglob("*.unfinished"))
+def test_schedules_rise_alike_and_fall_apart() -> None:
+    at = {name: [learning_rate(step, 10, 0.2, name) for step in (0, 2, 6, 10)] for name in ("cosine", "constant")}
+    assert at["cosine"] == pytest.approx([0.5, 1.0, 0.5, 0.0]) and at["constant"] == [0.5, 1.0, 1.0, 1.0]
+    # Half way down, a line and a half cosine meet; at a quarter of the way the cosine is (1 + cos 45 deg) / 2.
+    assert learning_rate(4, 10, 0.2, "cosine") == pytest.approx((1 + 2**-0.5) / 2)
+
+
+def test_batches_by_length_pad_little_and_show_every_example_once() -> None:
+    texts = [" ".join(["word"] * (1 + k * 7 % 32)) for k in range(64)]
+    data = {"gqa": [Example(str(k), "a.jpg", text, "yes") for k, text in enumerate(texts)]}
+    padding = []
+    for bucket in (1, 8):
+        draws = list(Sampler(data, TrainConfig(batch_size=8, bucket=bucket), seed=0).draws(last=8))
+        assert sorted(int(e.id) for draw in draws for e in draw.examples) == list(range(64))
+        lengths = [[len(e.text.split()) for e in draw.examples] for draw in draws]
+        padding.append(sum(max(row) * len(row) for row in lengths) / sum(map(sum, lengths)) - 1)
+    assert padding[0] > 0.5 and padding[1] < 0.1
+
+
+def test_batches_that_belong_together_are_not_sorted() -> None:
+    data = {"coco": [Example(str(k), "a.jpg", "word " * (1 + k % 8), None) for k in range(64)]}
+    config = TrainConfig(batch_size=8)
+    loose, sorted_ = (list(Sampler(data, config, seed=0, together=t).draws(last=8)) for t in (["coco"], []))
+    spread = [max(max(n) - min(n) for n in ([len(e.text) for e in d.examples] for d in ds)) for ds in (loose, sorted_)]
+    assert spread[0] > 20 and spread[1] == 0
+
+
+def test_reading_ahead_keeps_the_order_and_hands_errors_on() -> None:
+    def source() -> Iterator[int]:
+        yield from range(5)
+        raise OSError("the disk is gone")
+
+    found = []
+    with pytest.raises(OSError, match="the disk is gone"), ReadAhead(source()) as ahead:
+        for item in ahead:
+            found.append(item)
+    assert found == [0, 1, 2, 3, 4]
+
+
+def test_reading_ahead_overlaps_with_work_and_stops_when_left() -> None:
+    started: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(100):
+            started.append(number)
+            yield number
+
+    with ReadAhead(source(), depth=2) as ahead:
+        for item in ahead:
+            while len(started) < 4:  # one handed over, two waiting, one being put
+                time.sleep(0.001)
+            assert item == 0
+            break
+    assert len(started) <= 5 and not ahead._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["train.schedule=cosin"], "did you mean 'cosine'"),
+        (["train.freeze=[\"txt\"]"], "did you mean 'text'"),
+        (["train.freeze=[\"adapters.clop\"]"], "did you mean 'adapters.clip'"),
+        (["train.freeze=[\"trunk[:9]\"]"], "the trunk has layers 0 to 3"),
+        (['train.ve_dropout={"vit": 0.5}'], "no rate for encoder 'clip'"),
+        (['train.ve_dropout={"vit": 0.5, "clap": 0.1}'], "did you mean 'clip'"),
+        (["train.ve_dropout=1.5"], "between 0 and 1"),
+        (["train.ema=2"], "train.ema=2.0 must be between 0 and 1"),
+        (["train.patience=3"], "train.keep=best"),
+        (["train.accumulate=40"], "nearest: batch_size=80"),
+        (["train.per_task.gqq.lr=1"], "did you mean 'gqa'"),
+        (["train.per_task.gqa.lrr=1"], "did you mean 'lr'"),
+        (["train.per_task.gqa.lr=0"], "train.per_task.gqa.lr=0.0 must be positive"),
+        (["train.per_task.gqa.precision=bf16"], "set train.precision"),
+        (["train.checkpoint_steps=0"], "must be positive"),
+    ],
+)
+def test_settings_that_cannot_be_honoured_are_refused_by_name(settings: list[str], said: str) -> None:
+    changed = ["train.joint=false"] if "per_task" in settings[0] else []
+    with pytest.raises(ConfigError) as caught:
+        check(override(demo(), [*changed, *settings]))
+    assert said in str(caught.value)
+
+
+def test_presets_follow_the_recipes_and_round_trip() -> None:
+    for name, layers in (("base", 12), ("large", 24)):
+        config = preset(name)
+        with pytest.raises(ConfigError, match=f"preset '{name}' has no encoders: name yours"):
+            check(config)
+        named = check(replace(config, encoders=dict(demo().encoders)))
+        assert RunConfig.from_dict(json.loads(json.dumps(named.to_dict()))) == named and named.fusion.layers == layers
+        vqa, memes = named.train_of("vqa"), named.train_of("hateful_memes")
+        assert (vqa.lr, vqa.batch_size, vqa.epochs, vqa.lr_scale["heads"]) == (5e-6, 512, 10.0, 50.0)
+        assert (memes.lr, memes.batch_size, memes.steps, memes.epochs) == (5e-5, 64, 22_000, None)
+        assert vqa.batch_size / vqa.accumulate == (64 if name == "base" else 32)
+        assert named.train_of("vqa", "gqa") == named.train
+    assert check(preset("tiny")).train.joint is False
+
+
+def test_what_an_accelerator_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = replace(demo(), device="cpu")
+    with pytest.raises(ConfigError, match="nearest on a CPU: bf16"):
+        make_accelerator(check(override(on_cpu, ["train.precision=fp16"])))
+    with pytest.raises(ConfigError, match="leaves parts of 32, fewer than the 33 processes: raise the one to 66"):
+        check_processes(demo().train, 33)
+    monkeypatch.setattr("experiments.training.launch.get_available_trackers", lambda: ["tensorboard", "wandb"])
+    assert tracker_names(None) == ("tensorboard",) and tracker_names(()) == () and tracker_names(("wandb",))
+    with pytest.raises(ConfigError, match="did you mean 'wandb'"):
+        tracker_names(("wandbb",))
+    with pytest.raises(ConfigError, match=r"pip install mlflow, or leave it out \(installed: tensorboard, wandb\)"):
+        tracker_names(("mlflow",))
+    monkeypatch.setattr("experiments.training.launch.get_available_trackers", lambda: [])
+    assert tracker_names(None) == ()

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interruption:
-    """Inside, SIGTERM only sets `asked`; a context manager. In a thread that is not the main one it does nothing."""
+    """Inside, the first SIGTERM only sets `asked`; a context manager. Outside the main thread it does nothing."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -28,3 +28,4 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        signal.signal(signal.SIGTERM, self._before)  # a second one does not wait
