@@ -7,6 +7,7 @@ finished is never done twice. From Python: `experiments.combine.run(config)`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from experiments.config import RunConfig
+    from experiments.share import Share
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
         "--controls",
         choices=("none", "cheap", "full"),
         help="against mere ensemble effects: cheap (default) are blind and shuffled; full adds trained ones",
+    )
+    made.add_argument("--shard", metavar="i/n", help="train and answer this share of the run's models, such as 3/16")
+    made.add_argument(
+        "--ddp", action="store_true", help="all processes of a launch train each model together, not one each"
     )
     made.add_argument("--device", help="cpu, cuda or cuda:0 (default: what accelerate finds)")
     return made
@@ -101,20 +107,29 @@ def configure(args: argparse.Namespace) -> RunConfig:
     return settings.check(settings.override(config, args.settings))
 
 
-def run(config: RunConfig, *, say: Callable[[str], None] = print) -> Path:
-    """Runs everything that is not there yet and writes the report; returns the run folder."""
-    from experiments.pipeline import run_pipeline
+def run(config: RunConfig, *, share: Share | None = None, say: Callable[[str], None] = print) -> Path:
+    """Runs everything that is not there yet, or a share of it, and writes the report when all is there.
 
-    return run_pipeline(config, say=say)
+    Returns:
+        The run folder.
+    """
+    from experiments.pipeline import run_pipeline
+    from experiments.share import Share
+
+    return run_pipeline(config, share=share or Share(), say=say)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
     from experiments.errors import user_errors
+    from experiments.share import own_share, use_device
 
     try:
-        run(configure(args))
+        config = configure(args)
+        share, local_rank = own_share(args.shard, ddp=args.ddp, environment=os.environ)
+        use_device(local_rank)
+        run(config, share=share)
     except user_errors() as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

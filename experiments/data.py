@@ -19,7 +19,7 @@ from encoders.images import Undecodable
 from encoders.store import FeatureStore
 from experiments.config import RunConfig
 from experiments.errors import ConfigError
-from experiments.world.build import build_world
+from experiments.world.build import MARK, WORLD_VERSION, build_world
 from fusion.types import Features
 from tasks import load_task
 from tasks.base import Example, Split, Task
@@ -52,13 +52,22 @@ def check_data(config: RunConfig) -> None:
         raise ConfigError(f"--data {config.data} is not a folder")
 
 
+def _world(config: RunConfig) -> Path:
+    name = f"world{WORLD_VERSION}-seed{config.world_seed}-scale{config.world_scale:g}"
+    return Path(config.cache) / name
+
+
+def world_is_there(config: RunConfig) -> bool:
+    """Whether the embedded world is written already, as a whole."""
+    return (_world(config) / MARK).exists()
+
+
 def find_data(config: RunConfig) -> Path:
     """The folder with one folder per dataset; the embedded world is written first where none is named."""
     if config.data is not None:
         check_data(config)
         return Path(config.data)
-    world = Path(config.cache) / f"world-seed{config.world_seed}-scale{config.world_scale:g}"
-    return build_world(world, seed=config.world_seed, scale=config.world_scale)
+    return build_world(_world(config), seed=config.world_seed, scale=config.world_scale)
 
 
 def _load(config: RunConfig, name: str) -> Task:
@@ -216,11 +225,13 @@ def fill_stores(
     batch_size: int = 64,
     progress: Literal["bar", "none"] = "bar",
     wait: Callable[[], None] = lambda: None,
+    complete: Callable[[Callable[[], bool]], bool] = lambda ready: ready(),
 ) -> FeatureBank:
     """Extracts what is not stored yet, or this process's share of it; the bank knows the images that decode.
 
     Args:
         wait: called when this process's share is stored; returns when the others' are.
+        complete: called with a question whether all features are there; returns its answer, or waits for a yes.
     """
     root = Path(config.cache) / "features"
     named = {
@@ -239,8 +250,20 @@ def fill_stores(
     if config.undecodable == "exclude":
         broken = Undecodable(root).reasons()
         digests = {path: digest for path, digest in digests.items() if digest not in broken}
-    stores = {
+    every = list(dict.fromkeys(digests.values()))
+
+    def stored() -> bool:
+        return not any(store.missing(every) for views in _stores(root, encoders).values() for store in views)
+
+    if shard.count > 1:
+        complete(stored)
+    stores = _stores(root, encoders)
+    return FeatureBank(stores, {key: digests[path] for key, path in named.items() if path in digests})
+
+
+def _stores(root: Path, encoders: Mapping[str, Encoder]) -> dict[str, list[FeatureStore]]:
+    """One store a view of each encoder, as they are now."""
+    return {
         alias: [FeatureStore(root, encoder.view(number)) for number in range(encoder.views)]
         for alias, encoder in encoders.items()
     }
-    return FeatureBank(stores, {key: digests[path] for key, path in named.items() if path in digests})

@@ -26,7 +26,6 @@ def parser() -> argparse.ArgumentParser:
     made = combine_parser()
     made.prog, made.description = "python -m experiments.extract", __doc__
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.add_argument("--shard", default="1/1", metavar="i/n", help="the share of this command: 1/4, 2/4, 3/4 or 4/4")
     made.add_argument("--estimate", action="store_true", help="say what size and time it takes, and stop")
     made.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: 64)")
     return made
@@ -56,7 +55,7 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
     from experiments.data import PARTS, fill_stores, find_data, read_tasks
     from experiments.errors import ConfigError
 
-    shard = Shard.parse(args.shard)
+    shard = Shard.parse(args.shard or "1/1")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size} must be positive")
     state = PartialState(cpu=config.device == "cpu")

@@ -24,21 +24,30 @@ from analysis.report import write_report
 from analysis.terminal import summary_lines
 from encoders import load_encoder
 from encoders.base import Encoder
-from encoders.extract import Shard
 from experiments.cells import write_examples, write_table
 from experiments.config import RunConfig
 from experiments.cost import encoder_cost, similarity
-from experiments.data import PARTS, FeatureBank, TaskData, check_data, fill_stores, find_data, read_tasks
+from experiments.data import (
+    PARTS,
+    FeatureBank,
+    TaskData,
+    check_data,
+    fill_stores,
+    find_data,
+    read_tasks,
+    world_is_there,
+)
 from experiments.errors import ConfigError
 from experiments.jobs import control_jobs, first_jobs, groups_of
 from experiments.model import write_json
+from experiments.share import Share
 from experiments.training.launch import make_accelerator
 from experiments.workshop import Workshop
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "transformers", "accelerate", "einops", "numpy", "pyarrow")
 
 
-def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
+def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None]) -> Path:
     """See `experiments.combine.run`."""
     started = time.perf_counter()
     timings: dict[str, float] = {}
@@ -48,11 +57,14 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
 
     _check_run_folder(config)
     accelerator = make_accelerator(config)
-    if accelerator.is_main_process:
+    first = accelerator.is_main_process and share.index == 0
+    if first:
         what = f"{len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}"
         say(f"run {config.name}: {what}")
     check_data(config)
     encoders = _load_encoders(config, str(accelerator.device))
+    if share.index > 0 and config.data is None:
+        share.wait(lambda: world_is_there(config))
     with accelerator.main_process_first():  # the others find the embedded world in place
         data = read_tasks(config, find_data(config))
     finish("data")
@@ -60,20 +72,23 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
         config,
         data,
         encoders,
-        shard=Shard(accelerator.process_index, accelerator.num_processes),
-        progress="bar" if accelerator.is_local_main_process else "none",
+        shard=share.shard.within(accelerator.process_index, accelerator.num_processes),
+        progress="bar" if accelerator.is_local_main_process and share.index == 0 else "none",
         wait=accelerator.wait_for_everyone,
+        complete=share.wait,
     )
     data = {name: item.without(bank.lacking(item)) for name, item in data.items()}
     finish("features")
     folder = config.folder
     if accelerator.is_main_process:
         write_json(folder / "config.json", config.to_dict())
-        write_json(folder / "exclusions.json", _exclusions(data, say))
+        write_json(folder / "exclusions.json", _exclusions(data, say if first else _silent))
     objectives = {name: item.task.objective(item.splits["train"], 8) for name, item in data.items()}
-    galleries = {name: objective.scoring == "gallery" for name, objective in objectives.items()}
-    _do_jobs(Workshop(config, data, encoders, bank, accelerator, galleries), say=say, finish=finish)
-    if accelerator.is_main_process:
+    workshop = Workshop(config, data, encoders, bank, accelerator, objectives)
+    missing = _do_jobs(workshop, share, say=say, finish=finish)
+    if missing:
+        say(f"{missing} of the run's models are with other shards: the last of them to finish writes the report")
+    elif accelerator.is_main_process:
         _side_files(config, data, bank, encoders)
         finish("side files")
         if not (folder / "environment.json").exists():
@@ -83,6 +98,10 @@ def run_pipeline(config: RunConfig, *, say: Callable[[str], None]) -> Path:
             say(line)
         say(f"report: {folder / 'report.html'} ({time.perf_counter() - started:.0f} s)")
     return folder
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""
 
 
 def _exclusions(data: Mapping[str, TaskData], say: Callable[[str], None]) -> dict[str, Any]:
@@ -112,28 +131,44 @@ def _load_encoders(config: RunConfig, device: str) -> dict[str, Encoder]:
     return {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
 
 
-def _do_jobs(workshop: Workshop, *, say: Callable[[str], None], finish: Callable[[str], None]) -> None:
-    """All models and cells of the run: first those that need nothing else, then the controls made of the best."""
-    config, first = workshop.config, workshop.accelerator.is_main_process
+def _do_jobs(
+    workshop: Workshop, share: Share, *, say: Callable[[str], None], finish: Callable[[str], None]
+) -> int:
+    """This share of the models and cells: first those that need nothing else, then the controls made of them.
+
+    Returns:
+        How many models and averages are not there yet, because other shares have them.
+    """
+    config = workshop.config
     jobs = first_jobs(config, galleries=workshop.galleries)
-    for job in jobs:
+    for job in share.of(jobs):
         workshop.do(job)
         finish(str(job))
     if config.controls != "full":
-        return
-    for seed in config.seeds:
-        for name in groups_of(config):
-            single = [j for j in jobs if (j.kind, j.name, j.seed, len(j.of)) == ("retrained", name, seed, 1)]
-            workshop.average(single, seed=seed)
-            finish(f"{name}: averaged, seed {seed}")
+        return sum(not workshop.done(job) for job in jobs)
+    if not share.wait(lambda: all(workshop.done(job) for job in jobs)):
+        missing = sum(not workshop.done(job) for job in jobs)
+        say(f"the trained controls wait for {missing} models of other shards: run this again when those are finished")
+        return missing
     best = workshop.best_single()
     streams, lacking = workshop.streams(dict.fromkeys(best.values()))
     for control, why in lacking.items():
-        if first:
+        if share.index == 0 and workshop.accelerator.is_main_process:
             say(f"control {control} is not run: {why}")
-    for job in control_jobs(config, best=best, streams=streams):
+    later = control_jobs(config, best=best, streams=streams)
+    averages = [
+        [j for j in jobs if (j.kind, j.name, j.seed, len(j.of)) == ("retrained", name, seed, 1)]
+        for seed in config.seeds
+        for name in groups_of(config)
+    ]
+    for job in share.of(later):
         workshop.do(job)
         finish(str(job))
+    for single in share.of(averages):
+        workshop.average(single)
+        finish(f"{single[0].name}: averaged, seed {single[0].seed}")
+    undone = [not workshop.done(job) for job in later] + [not workshop.averaged(single) for single in averages]
+    return sum(undone)
 
 
 def _side_files(

@@ -32,7 +32,7 @@ from experiments.training.loop import make_dropout, observe, train_model
 from fusion.model import FusionModel
 from fusion.types import all_coalitions, coalition_name
 from fusion.ve_dropout import VEDropout
-from tasks.base import Answer
+from tasks.base import Answer, Objective
 from tasks.contrast import RetrievalObjective
 from tasks.objectives import ScoredObjective
 
@@ -44,14 +44,19 @@ Answering = tuple[Cell, Callable[[], list[Answer]]]
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What jobs are done with; `galleries` says which tasks rank one."""
+    """What jobs are done with; `objectives` are the tasks', untrained, for what kind they are of."""
 
     config: RunConfig
     data: Mapping[str, TaskData]
     encoders: Mapping[str, Encoder]
     bank: FeatureBank
     accelerator: Accelerator
-    galleries: Mapping[str, bool]
+    objectives: Mapping[str, Objective]
+
+    @property
+    def galleries(self) -> dict[str, bool]:
+        """Which tasks rank a gallery."""
+        return {task: objective.scoring == "gallery" for task, objective in self.objectives.items()}
 
     @property
     def processes(self) -> Processes:
@@ -141,19 +146,22 @@ class Workshop:
         self.accelerator.wait_for_everyone()
         return model
 
-    def average(self, jobs: Sequence[Job], *, seed: int) -> None:
+    def averaged(self, jobs: Sequence[Job]) -> bool:
+        """Whether `average` of these jobs has nothing to do."""
+        return all(cell.exists(self.config.folder) for cell in self._averages(jobs).values())
+
+    def average(self, jobs: Sequence[Job]) -> None:
         """Answers with the mean probability (in galleries, similarity) of models of single encoders."""
-        full = tuple(self.config.encoders)
-        wanted = {task: Cell(task, seed, full, mode="averaged") for task in jobs[0].answers}
+        wanted = self._averages(jobs)
         there = self.processes.agree({task: cell.exists(self.config.folder) for task, cell in wanted.items()})
         if all(there.values()):
             return
         banks = [self.bank_of(job) for job in jobs]
         models = [self.model_of(job, bank) for job, bank in zip(jobs, banks, strict=True)]
         for task, cell in wanted.items():
-            objective = models[0].objective(task)
-            if there[task] or not isinstance(objective, (RetrievalObjective, ScoredObjective)):
+            if there[task]:
                 continue
+            objective = models[0].objective(task)
             evaluators = [self._evaluator(m, bank, task, "test") for m, bank in zip(models, banks, strict=True)]
             scores = [one.scores(bank.aliases) for one, bank in zip(evaluators, banks, strict=True)]
             if isinstance(objective, ScoredObjective):
@@ -161,6 +169,12 @@ class Workshop:
             else:
                 mean = torch.stack(scores).mean(0)
             self._write([(cell, partial(evaluators[0].answers_of, mean))], name=None)
+
+    def _averages(self, jobs: Sequence[Job]) -> dict[str, Cell]:
+        """The cells of `average`; a task of one's own may have no probabilities to average."""
+        full, seed = tuple(self.config.encoders), jobs[0].seed
+        scored = [t for t in jobs[0].answers if isinstance(self.objectives[t], (RetrievalObjective, ScoredObjective))]
+        return {task: Cell(task, seed, full, mode="averaged") for task in scored}
 
     def best_single(self) -> dict[str, str]:
         """By task, the encoder that is best on its own on validation, over all seeds."""

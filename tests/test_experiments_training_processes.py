@@ -37,7 +37,7 @@ def combine(folder: Path, run: str, *, processes: int) -> subprocess.CompletedPr
     # What `accelerate launch` starts for several GPUs; on CPUs it would ask for MPI.
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     places = ["--runs", str(folder / "runs"), "--cache", str(folder / "cache"), "--device", "cpu"]
-    command = ["-m", "experiments.combine", "--preset", "tiny", *places, "--tasks", "gqa", "flickr30k"]
+    command = ["-m", "experiments.combine", "--ddp", "--preset", "tiny", *places, "--tasks", "gqa", "flickr30k"]
     # Torch's launcher takes `--run` for an abbreviation of one of its own options.
     seeds = ["--encoders", "vit=demo:vit", "clip=demo:clip", "--seeds", "0", "1", "--set", f"run={run}", *SIZES]
     line = [sys.executable, *(launch if processes > 1 else []), *command, *seeds]

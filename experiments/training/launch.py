@@ -27,6 +27,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     names = tracker_names(train.trackers)
     if train.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("train.precision=fp16 needs a GPU, whose loss it scales; nearest on a CPU: bf16")
+    if config.device is not None and config.device.startswith("cuda:"):
+        torch.cuda.set_device(config.device)
     made = Accelerator(
         cpu=config.device == "cpu",
         mixed_precision=train.precision,

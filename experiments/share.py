@@ -1,0 +1,85 @@
+"""The share of a run that one of several independent processes takes: whole models, each trained by one of them.
+
+`--shard 3/16` names it for machines that share a folder; processes of one `accelerate launch` take theirs by rank, each
+on a device of its own, unless `--ddp` trains every model with all of them together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from encoders.plan import Shard
+
+Item = TypeVar("Item")
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher tells each process; a process that works alone must not find it."""
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Every `count`-th item from `index` on.
+
+    Attributes:
+        patient: whether the others certainly run now, so that one can wait for what they make.
+    """
+
+    index: int = 0
+    count: int = 1
+    patient: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is everything."""
+        return self.count == 1
+
+    @property
+    def shard(self) -> Shard:
+        """The same share of an extraction, where the others certainly extract theirs."""
+        return Shard(self.index, self.count) if self.patient else Shard()
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """Its items."""
+        return list(items[self.index :: self.count])
+
+    def wait(self, ready: Callable[[], bool], *, seconds: float = POLL_SECONDS) -> bool:
+        """Whether it is ready; a patient share returns when it is."""
+        while not ready():
+            if not self.patient:
+                return False
+            time.sleep(seconds)
+        return True
+
+
+def own_share(shard: str | None, *, ddp: bool, environment: MutableMapping[str, str]) -> tuple[Share, str | None]:
+    """This process's share of a run, and its local rank where a launcher started several processes.
+
+    What the launcher left in the environment is taken out, so that this process works alone.
+
+    Args:
+        shard: as "3/16"; None for all.
+        ddp: all processes of a launch train each model together.
+
+    Raises:
+        StoreError: no such shard.
+    """
+    asked = Shard.parse(shard) if shard is not None else Shard()
+    size = int(environment.get("WORLD_SIZE", "1"))
+    if ddp or size == 1:
+        return Share(asked.index, asked.count), None
+    rank, local = int(environment["RANK"]), environment.get("LOCAL_RANK", "0")
+    for name in LAUNCHED:
+        environment.pop(name, None)
+    own = asked.within(rank, size)
+    return Share(own.index, own.count, patient=asked.count == 1), local
+
+
+def use_device(local: str | None) -> None:
+    """Makes the GPU of a launched process's local rank its own, where there are GPUs."""
+    import torch
+
+    if local is not None and torch.cuda.is_available():
+        torch.cuda.set_device(int(local) % torch.cuda.device_count())

@@ -1,0 +1,105 @@
+"""Runs that several processes share, a model each: what each takes, and that together they make what one makes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from encoders.errors import StoreError
+from experiments.combine import run
+from experiments.config import RunConfig, preset
+from experiments.share import Share, own_share
+from experiments.world.build import build_world
+
+ROOT = Path(__file__).parent.parent
+LAUNCHER = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "PATH": "/bin"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    build_world(home / "data", seed=2, scale=0.01)
+    return home
+
+
+def config(home: Path, name: str, **changes: object) -> RunConfig:
+    made = preset("tiny")
+    train = replace(made.train, joint=False, steps=2, blind_steps=2, batch_size=12)
+    places = {"data": str(home / "data"), "cache": str(home / "cache"), "runs": str(home / "runs"), "run": name}
+    encoders = {"vit": "demo:vit", "clip": "demo:clip"}
+    made = replace(made, tasks=("gqa", "snli_ve"), encoders=encoders, train=train, device="cpu", **places)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def answers(home: Path, name: str) -> dict[str, list[float]]:
+    files = sorted((home / "runs" / name / "answers").iterdir())
+    return {file.name: pq.read_table(file)["probability"].to_pylist() for file in files}
+
+
+def test_a_share_is_named_or_comes_from_a_launcher() -> None:
+    assert own_share(None, ddp=False, environment={}) == (Share(), None)
+    assert own_share("3/16", ddp=False, environment={}) == (Share(2, 16), None)
+    left = dict(LAUNCHER)
+    assert own_share(None, ddp=False, environment=left) == (Share(1, 2, patient=True), "1")
+    assert left == {"PATH": "/bin"}  # so that accelerate takes this process for the only one
+    assert own_share("2/3", ddp=False, environment=dict(LAUNCHER)) == (Share(4, 6), "1")
+    kept = dict(LAUNCHER)
+    assert own_share(None, ddp=True, environment=kept) == (Share(), None) and kept == LAUNCHER
+    with pytest.raises(StoreError, match="17/16"):
+        own_share("17/16", ddp=False, environment={})
+
+
+def test_shares_cover_everything_once() -> None:
+    items = list(range(11))
+    assert sorted(item for k in range(4) for item in Share(k, 4).of(items)) == items
+    asked = iter([False, False, True])
+    assert Share(0, 2, patient=True).wait(lambda: next(asked), seconds=0)
+    assert not Share(0, 2).wait(lambda: False)
+
+
+def test_shards_one_after_the_other_make_one_run(home: Path) -> None:
+    said: list[str] = []
+    run(config(home, "whole"), say=said.append)
+    folder = home / "runs" / "parts"
+    run(config(home, "parts"), share=Share(0, 2), say=said.append)
+    assert not (folder / "report.html").exists() and "2 of the run's models are with other shards" in said[-1]
+    run(config(home, "parts"), share=Share(1, 2), say=said.append)
+    assert (folder / "report.html").exists()
+    assert answers(home, "parts") == answers(home, "whole")
+
+
+def test_controls_of_a_shard_wait_for_the_models_they_are_made_of(home: Path) -> None:
+    said: list[str] = []
+    full = config(home, "full", controls="full", tasks=("gqa",))
+    for share in (Share(0, 2), Share(1, 2)):
+        run(full, share=share, say=said.append)
+    (line,) = [line for line in said if "the trained controls wait for" in line]
+    assert "run this again" in line
+    run(full, share=Share(0, 2), say=said.append)
+    modes = {file.split(".")[2] for file in answers(home, "full")}
+    assert modes == {"masked", "blind", "shuffled", "retrained", "duplicate", "seeds", "averaged"}
+    assert (home / "runs" / "full" / "report.html").exists()
+    assert any(line.startswith("control matched of") and "is not run" in line for line in said)
+
+
+def test_launched_processes_take_a_model_each(home: Path) -> None:
+    # What `accelerate launch` starts for several GPUs; on CPUs it would ask for MPI.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    settings = ["train.joint=false", "train.steps=2", "train.blind_steps=2", "train.batch_size=12"]
+    places = ["--data", str(home / "data"), "--cache", str(home / "fresh"), "--runs", str(home / "runs")]
+    what = ["--preset", "tiny", "--tasks", "gqa", "snli_ve", "--encoders", "vit=demo:vit", "clip=demo:clip"]
+    line = [*launch, "experiments.combine", *what, *places, "--device", "cpu", "--set", "run=launched", *settings]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("run launched:") == 1 and "report:" in done.stdout
+    assert {"training gqa-masked:", "training snli_ve-masked:"} <= set(re.findall(r"training \S+:", done.stderr))
+    found, expected = answers(home, "launched"), answers(home, "whole")
+    assert found.keys() == expected.keys()
+    for name, values in found.items():
+        assert values == pytest.approx(expected[name], abs=1e-4), name
