@@ -6,114 +6,30 @@ stores on disk. Rounds alternate between both sides, and the middle ratio counts
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from math import comb
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 
-from encoders.store import FeatureStore, StoreMeta
 from experiments.bench import Figure
-from experiments.config import RunConfig
-from experiments.data import FeatureBank, TaskData
+from experiments.bench_extract import Took
+from experiments.bench_model import Bench, Shape, concat_step, now, took
+from experiments.bench_steps import step_figures
 from experiments.evaluate import Evaluator
 from experiments.model import Group, TaskModel
-from experiments.processes import ALONE
-from experiments.training.batches import Batches
 from experiments.training.checkpoint import Checkpoints
-from experiments.training.loop import make_dropout, train_model
+from experiments.training.loop import train_model
 from experiments.training.optimizer import make_optimizer
-from experiments.training.sampler import Sampler
-from experiments.training.settings import TrainConfig
-from fusion.config import FusionConfig
-from fusion.model import FusionModel
-from fusion.types import Coalition, all_coalitions
-from fusion.ve_dropout import coalition_for
-from tasks import load_task
-from tasks.base import Example, Split
+from fusion.types import all_coalitions
 
-ANSWERS = ("yes", "no")
 STEPS = 6
-DRAWS = 8
-SIDES = (3, 5, 7)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """B examples; E encoders of N tokens each and T text tokens, [CLS] and [SEP] included; width W."""
-
-    batch: int = 32
-    encoders: int = 4
-    tokens: int = 49
-    text: int = 17
-    width: int = 384
-    layers: int = 4
-    heads: int = 6
-
-    @property
-    def aliases(self) -> tuple[str, ...]:
-        return tuple(f"e{number}" for number in range(self.encoders))
-
-    @property
-    def length(self) -> int:
-        """L."""
-        return self.text + self.encoders * self.tokens
-
-    def __str__(self) -> str:
-        parts = f"{self.encoders}×{self.tokens}+{self.text}"
-        return f"B={self.batch}, L={self.length}={parts}, W={self.width}, {self.layers} layers"
-
-
-class Bench:
-    """Examples, stores and a model of one shape."""
-
-    def __init__(self, folder: Path, shape: Shape, *, images: int) -> None:
-        self.shape, self.folder = shape, folder
-        text = " ".join(["a"] * (shape.text - 2))
-        rows = [Example(str(k), f"{k}.jpg", text, ANSWERS[k % 2]) for k in range(images)]
-        split = Split(examples=rows, image_root=folder, name="train", official="train")
-        self.data = {"gqa": TaskData(load_task("gqa"), {"train": split, "select": split, "test": split})}
-        digests = {("gqa", row.image): hashlib.sha256(row.image.encode()).hexdigest() for row in rows}
-        stores = {}
-        for number, alias in enumerate(shape.aliases):
-            boxes = tuple((0.5, 0.5, 1.0, 1.0) for _ in range(shape.tokens))
-            grid = (1, shape.tokens)
-            meta = StoreMeta(f"bench:{alias}-{shape.tokens}", "00" * 32, shape.width, grid, 0, "fp16", boxes, {})
-            store = FeatureStore(folder, meta)
-            draw = torch.Generator().manual_seed(number)
-            store.write_part(
-                list(digests.values()), torch.randn(images, shape.tokens, shape.width, generator=draw)
-            )
-            stores[alias] = (store,)
-        self.bank = FeatureBank(stores, digests)
-        fusion = FusionConfig(width=shape.width, layers=shape.layers, heads=shape.heads, text="scratch")
-        train = TrainConfig(
-            batch_size=shape.batch, groups=1, ve_dropout=0.0, empty=0.0, checkpoint_steps=None, trackers=()
-        )
-        encoders = dict.fromkeys(shape.aliases, "bench")
-        self.config = RunConfig("bench", encoders, tasks=("gqa",), fusion=fusion, train=train, runs=str(folder))
-
-    def model(self) -> TaskModel:
-        fusion = FusionModel(self.config.fusion, dict.fromkeys(self.shape.aliases, self.shape.width), seed=0)
-        item = self.data["gqa"]
-        return TaskModel(fusion, {"gqa": item.task.objective(item.splits["train"], self.shape.width)})
-
-    def batches(self, model: TaskModel, steps: int) -> list[Sequence[Group]]:
-        """The steps' groups, in memory."""
-        settings = self.config.train
-        dropout = make_dropout(model.fusion.widths, settings)
-        objectives = {"gqa": model.objective("gqa")}
-        reader = Batches(self.bank, objectives, settings, dropout, "masked", 0, steps, ALONE)
-        sampler = Sampler({"gqa": self.data["gqa"].splits["train"].examples}, settings, seed=0)
-        return [group for draw in sampler.draws(last=steps) for group in reader.read(draw).parts]
 
 
 def run(folder: Path, *, images: int | None, rounds: int, plot: Path | None = None) -> list[Figure]:
@@ -123,27 +39,56 @@ def run(folder: Path, *, images: int | None, rounds: int, plot: Path | None = No
 
 def figures(bench: Bench, *, rounds: int, plot: Path | None = None) -> list[Figure]:
     """All figures of one shape."""
-    found = [loop_figure(bench, rounds=rounds), *operator_figures(bench, rounds=rounds)]
-    found += [coalitions_figure(bench, rounds=rounds), attention_figure(bench, rounds=rounds)]
+    found = [*loop_figures(bench, rounds=rounds), *operator_figures(bench, rounds=rounds)]
+    found += [*coalition_figures(bench, rounds=rounds), *attention_figures(bench, rounds=rounds)]
     return found + step_figures(bench, rounds=rounds, plot=plot)
 
 
-def loop_figure(bench: Bench, *, rounds: int) -> Figure:
-    """(a) Between two steps of the real loop, and of a bare one over tensors in memory."""
-    ratios = []
+class Ratio:
+    """What one side took ÷ what the other took, round by round, on the clock and on the processors."""
+
+    def __init__(self) -> None:
+        self._wall: list[float] = []
+        self._processor: list[float] = []
+
+    def add(self, own: Took, other: Took) -> None:
+        self._wall.append(own.wall / other.wall)
+        self._processor.append(own.processor / other.processor)
+
+    def figures(self, what: str, *, most: float) -> list[Figure]:
+        return [
+            Figure(what, median(self._wall), most=most),
+            Figure("the same in processor seconds, which other work disturbs less", median(self._processor)),
+        ]
+
+
+def mean(weights: Sequence[float], parts: Sequence[Took]) -> Took:
+    """The weighted sum of what parts took."""
+    return Took(*(sum(w * part[k] for w, part in zip(weights, parts, strict=True)) for k in (0, 1)))
+
+
+def loop_figures(bench: Bench, *, rounds: int) -> list[Figure]:
+    """(a) The middle step of the real loop, and of a bare one over tensors in memory."""
+    ratio = Ratio()
     for _ in range(rounds):
         bare = bare_loop(bench, STEPS)
-        ratios.append(real_loop(bench, STEPS) / bare)
+        ratio.add(real_loop(bench, STEPS), bare)
     what = f"training loop on a store ÷ bare loop over tensors in memory ({bench.shape})"
-    return Figure(what, median(ratios), most=1.1)
+    return ratio.figures(what, most=1.1)
 
 
-def real_loop(bench: Bench, steps: int) -> float:
-    """Seconds a step, the first left out."""
-    at: list[float] = []
+def middle(at: Sequence[Took]) -> Took:
+    """The median of what steps took, from the times at which they ended."""
+    steps = [(b.wall - a.wall, b.processor - a.processor) for a, b in zip(at, at[1:], strict=False)]
+    return Took(median(wall for wall, _ in steps), median(processor for _, processor in steps))
+
+
+def real_loop(bench: Bench, steps: int) -> Took:
+    """A step."""
+    at: list[Took] = []
 
     def note(model: TaskModel) -> dict[str, float]:
-        at.append(time.perf_counter())
+        at.append(now())
         return {"gqa": 0.0}
 
     config = replace(bench.config, train=replace(bench.config.train, steps=steps, validate_steps=1))
@@ -159,23 +104,22 @@ def real_loop(bench: Bench, steps: int) -> float:
         validate=note,
         checkpoints=Checkpoints(bench.folder / "checkpoints"),
     )
-    return (at[-1] - at[0]) / (steps - 1)
+    return middle(at)
 
 
-def bare_loop(bench: Bench, steps: int) -> float:
-    """Seconds a step, the first left out: forward, backward, clipping, AdamW."""
+def bare_loop(bench: Bench, steps: int) -> Took:
+    """A step: forward, backward, clipping, AdamW."""
     model = bench.model().train()
     optimizer = make_optimizer(model, bench.config.train)
     generator = torch.Generator().manual_seed(0)
-    started = 0.0
-    for number, groups in enumerate(bench.batches(model, steps)):
-        if number == 1:
-            started = time.perf_counter()
+    batches, at = bench.batches(model, steps), []
+    for groups in batches:
         model(groups, generator).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return (time.perf_counter() - started) / (steps - 1)
+        at.append(now())
+    return middle(at)
 
 
 def operator_figures(bench: Bench, *, rounds: int) -> list[Figure]:
@@ -183,28 +127,27 @@ def operator_figures(bench: Bench, *, rounds: int) -> list[Figure]:
     shape = bench.shape
     model = bench.model().train()
     group = bench.batches(model, 1)[0][0]
-    draws = [coalition_for(0, step, 0, shape.aliases, 0.5, 0.1) for step in range(DRAWS)]
     peer = visual_bert(model, shape, group)
-    whole, dropped = [], []
+    chances = size_chances(shape.encoders, rate=0.5, empty=0.1)
+    whole, dropped = Ratio(), Ratio()
+    peer()
     for _ in range(rounds):
-        reference = timed(peer)
-        whole.append(timed(partial(concat_step, model, group, shape.aliases)) / reference)
-        dropped.append(
-            sum(timed(partial(concat_step, model, group, coalition)) for coalition in draws) / DRAWS / timed(peer)
-        )
-    mean = shape.text + shape.tokens * sum(map(len, draws)) / DRAWS
-    half = f"the same with VE-dropout at 0.5, mean of {DRAWS} draws, mean L={mean:.0f} ({shape})"
+        reference = took(peer)
+        sizes = [took(partial(concat_step, model, group, shape.aliases[:n])) for n in range(shape.encoders + 1)]
+        whole.add(sizes[-1], reference)
+        dropped.add(mean(chances, sizes), reference)
+    length = sum(chance * (shape.text + n * shape.tokens) for n, chance in enumerate(chances))
+    half = f"the same with VE-dropout at 0.5, no encoder at 0.1, expected L={length:.0f} ({shape})"
     return [
-        Figure(f"concat forward + backward ÷ VisualBertModel ({shape})", median(whole), most=1.0),
-        Figure(half, median(dropped), most=0.7),
+        *whole.figures(f"concat forward + backward ÷ VisualBertModel ({shape})", most=1.0),
+        *dropped.figures(half, most=0.7),
     ]
 
 
-def concat_step(model: TaskModel, group: Group, coalition: Coalition) -> None:
-    """One forward and backward pass of the fusion model."""
-    encoded = model.fusion.encode([example.text for example in group.examples], group.features, coalition)
-    encoded.pooled.sum().backward()  # type: ignore[no-untyped-call]
-    model.zero_grad(set_to_none=True)
+def size_chances(count: int, *, rate: float, empty: float) -> list[float]:
+    """Chance of each number of encoders that VE-dropout leaves, none first; see `fusion.ve_dropout.coalition_for`."""
+    left = [comb(count, n) * (1 - rate) ** n * rate ** (count - n) for n in range(count + 1)]
+    return [empty, (1 - empty) * (left[1] + left[0]), *((1 - empty) * chance for chance in left[2:])]
 
 
 def visual_bert(model: TaskModel, shape: Shape, group: Group) -> Callable[[], None]:
@@ -236,88 +179,31 @@ def visual_bert(model: TaskModel, shape: Shape, group: Group) -> Callable[[], No
     return step
 
 
-def coalitions_figure(bench: Bench, *, rounds: int) -> Figure:
+def coalition_figures(bench: Bench, *, rounds: int) -> list[Figure]:
     """(c) All coalitions, and as many evaluations of all encoders, reading included."""
     evaluator = Evaluator(bench.model(), bench.bank, bench.data["gqa"], "test", batch_size=bench.shape.batch)
-    every, ratios = all_coalitions(bench.shape.aliases), []
+    every, ratio = all_coalitions(bench.shape.aliases), Ratio()
     evaluator.answers(bench.shape.aliases)
     for _ in range(rounds):
-        full = timed(partial(evaluator.answers, bench.shape.aliases))
-        ratios.append(sum(timed(partial(evaluator.answers, coalition)) for coalition in every) / len(every) / full)
+        parts, full = [], []
+        for coalition in every:  # in turn, so that other work on the machine hits both sides alike
+            parts.append(took(partial(evaluator.answers, coalition)))
+            full.append(took(partial(evaluator.answers, bench.shape.aliases)))
+        equal = [1.0] * len(every)
+        ratio.add(mean(equal, parts), mean(equal, full))
     what = f"all {len(every)} coalitions ÷ {len(every)} full evaluations ({bench.shape})"
-    return Figure(what, median(ratios), most=0.6)
+    return ratio.figures(what, most=0.6)
 
 
 @torch.no_grad()
-def attention_figure(bench: Bench, *, rounds: int) -> Figure:
+def attention_figures(bench: Bench, *, rounds: int) -> list[Figure]:
     """(d) Evaluation with the attention mass of every layer and head, and without."""
     model = bench.model().eval()
     group = bench.batches(model, 1)[0][0]
-    texts, ratios = [example.text for example in group.examples], []
+    texts, ratio = [example.text for example in group.examples], Ratio()
     encode = partial(model.fusion.encode, texts, group.features, bench.shape.aliases)
     encode()
-    for _ in range(rounds):
-        plain = min(timed(encode) for _ in range(3))
-        ratios.append(min(timed(partial(encode, attention="mass")) for _ in range(3)) / plain)
-    return Figure(f"evaluation with attention mass ÷ without ({bench.shape})", median(ratios), most=1.25)
-
-
-def step_figures(bench: Bench, *, rounds: int, plot: Path | None) -> list[Figure]:
-    """(e) Seconds of forward and backward against tokens and encoders, fitted by least squares."""
-    rows = []
-    for side in SIDES:
-        shape = replace(bench.shape, tokens=side * side)
-        own = Bench(bench.folder / f"side-{side}", shape, images=shape.batch)
-        model = own.model().train()
-        group = own.batches(model, 1)[0][0]
-        for count in range(1, shape.encoders + 1):
-            work = partial(concat_step, model, group, shape.aliases[:count])
-            work()
-            length = shape.text + count * shape.tokens
-            rows.append((length, count, median(timed(work) for _ in range(rounds))))
-    lengths, encoders, seconds = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
-    terms = np.stack([np.ones_like(lengths), lengths, lengths**2, encoders], axis=1)
-    fit, *_ = np.linalg.lstsq(terms, seconds, rcond=None)
-    unexplained = ((seconds - terms @ fit) ** 2).sum() / ((seconds - seconds.mean()) ** 2).sum()
-    if plot is not None:
-        draw(plot, rows, fit)
-    fixed = f"B={bench.shape.batch}, W={bench.shape.width}, {bench.shape.layers} layers"
-    shown = f"{fixed}, L={lengths.min():.0f}–{lengths.max():.0f}"
-    names = ("constant", "a token", "a token squared", "an encoder")
-    units = ("ms", "ms", "µs", "ms")
-    scale = (1e3, 1e3, 1e6, 1e3)
-    found = [
-        Figure(f"step time, {name} ({shown})", float(value) * factor, unit)
-        for name, value, factor, unit in zip(names, fit, scale, units, strict=True)
-    ]
-    return [*found, Figure(f"share of the step times' variance that this fit leaves ({shown})", float(unexplained))]
-
-
-def draw(path: Path, rows: Sequence[tuple[int, int, float]], fit: np.ndarray) -> None:
-    """Step times by tokens, a colour for each number of encoders, and the fit."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for count in sorted({encoders for _, encoders, _ in rows}):
-        own = sorted((length, 1000 * seconds) for length, encoders, seconds in rows if encoders == count)
-        lengths = np.array([length for length, _ in own], dtype=float)
-        (line,) = axes.plot(lengths, [value for _, value in own], "o", label=f"{count} encoders")
-        fitted = 1000 * (fit[0] + fit[1] * lengths + fit[2] * lengths**2 + fit[3] * count)
-        axes.plot(lengths, fitted, color=line.get_color())
-    axes.set_xlabel("tokens L")
-    axes.set_ylabel("forward + backward, ms")
-    axes.legend()
-    figure.savefig(path, bbox_inches="tight")
-    pyplot.close(figure)
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    for _ in range(3 * rounds):
+        plain = took(encode)
+        ratio.add(took(partial(encode, attention="mass")), plain)
+    return ratio.figures(f"evaluation with attention mass ÷ without ({bench.shape})", most=1.25)

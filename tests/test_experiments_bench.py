@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from experiments.bench import PARTS, Figure, main
+from experiments.bench_model import Bench, Shape
 from experiments.bench_store import open_figures, read_figures
-from experiments.bench_train import Bench, Shape, figures
+from experiments.bench_train import figures, size_chances
 
 
 def test_every_part_of_the_table_exists() -> None:
@@ -36,8 +37,10 @@ def test_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shape = Shape(batch=4, encoders=2, tokens=4, text=5, width=16, layers=1, heads=2)
     assert str(shape) == "B=4, L=13=2×4+5, W=16, 1 layers"
     found = figures(Bench(tmp_path / "main", shape, images=12), rounds=1, plot=tmp_path / "steps.svg")
-    assert [figure.most for figure in found[:5]] == [1.1, 1.0, 0.7, 0.6, 1.25] and len(found) == 10
-    assert all(figure.value > 0 for figure in found[:5]) and all("B=4" in figure.what for figure in found)
+    assert [figure.most for figure in found[:10:2]] == [1.1, 1.0, 0.7, 0.6, 1.25] and len(found) == 15
+    assert all(figure.value > 0 and "B=4" in figure.what for figure in found[:10:2])
+    # Of two encoders at 0.5: none 1/4, one 1/2, both 1/4; where none is left, one stays.
+    assert size_chances(2, rate=0.5, empty=0.2) == pytest.approx([0.2, 0.6, 0.2])
     assert (tmp_path / "steps.svg").read_text().count("encoders") >= 2
     assert Figure("a ÷ b", 1.2, most=1.1).line() == "       1.200 ×     a ÷ b  (at most 1.1)"
 
