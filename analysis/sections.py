@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis import figures, tables
+from analysis.controls import CONTROLS
 from analysis.drawing import Drawing
 from analysis.leaves import is_run
 from analysis.tables import Cell, Table
-from analysis.verdict import ENSEMBLE_CONTROLS
 from analysis.words import headline, percent, plain_words, short, title_of, training_words, verdict_sentence
 
 Block = Drawing | Table
@@ -65,7 +65,8 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
             }
             for e in task["verdict"]
         ]
-        lacking = task["verdict"][0]["lacking"] if task["verdict"] else []
+        lists = [entry["lacking"] for entry in task["verdict"]]
+        lacking = [reason for reason in lists[0] if all(reason in others for others in lists)] if lists else []
         reason = f"Nothing here is graded established: {'; '.join(lacking)}." if lacking else ""
         boxes.append(Verdict(name, title_of(name), headline(task), training_words(task), entries, reason))
     return boxes
@@ -281,8 +282,8 @@ def _limits(results: dict[str, Any]) -> Section:
     unfinished = [title_of(name) for name, task in results["tasks"].items() if task["converged"] is not True]
     absent = [
         control
-        for control in ENSEMBLE_CONTROLS
-        if not all(is_run(task["controls"][control]) for task in results["tasks"].values())
+        for control in CONTROLS
+        if any(control in task["complementarity"]["missing"] for task in results["tasks"].values())
     ]
     lines = [
         results["interval_note"],
