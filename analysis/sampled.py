@@ -120,11 +120,16 @@ def fit_matrix(space: CoalitionSpace, *, order: int, without: tuple[Coalition, .
 
 
 def estimate(space: CoalitionSpace, values: Draws, *, order: int) -> Draws:
-    """Shapley values (order 1) or pairwise Faith-Shapley interactions (order 2), with the estimate's own error."""
+    """Shapley values (order 1) or pairwise Faith-Shapley interactions (order 2), with the estimate's own error.
+
+    Raises:
+        AnswersError: too few coalitions of some size, or for that order.
+    """
+    strata = _strata(space)
     kept = slice(None) if order == 1 else slice(len(space.aliases), None)
     found = values.linear(fit_matrix(space, order=order)[kept])
     variance, freedom = np.zeros(len(found.point)), 0
-    for size, pairs in _strata(space).items():
+    for size, pairs in strata.items():
         population = _num_pairs(len(space.aliases), size)
         if len(pairs) == population and all(len(pair) == 2 for pair in pairs):
             continue

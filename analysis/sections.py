@@ -16,7 +16,18 @@ from analysis.controls import CONTROLS
 from analysis.drawing import Drawing
 from analysis.leaves import is_run
 from analysis.tables import Cell, Table
-from analysis.words import headline, percent, plain_words, short, title_of, training_words, verdict_sentence
+from analysis.words import (
+    attention_flag_words,
+    claim_words,
+    headline,
+    image_use_words,
+    percent,
+    plain_words,
+    short,
+    title_of,
+    training_words,
+    verdict_sentence,
+)
 
 Block = Drawing | Table
 
@@ -105,6 +116,7 @@ def sections(results: dict[str, Any]) -> list[Section]:
                 "is named."
             ],
             lambda name, task: [tables.control_table(name, task)],
+            lambda task: [claim_words(task), image_use_words(task)],
         ),
         _slices(results),
         _attention(results),
@@ -126,9 +138,10 @@ def _per_task(
     title: str,
     lead: Sequence[str],
     blocks: Callable[[str, dict[str, Any]], Sequence[Block | None]],
+    lines: Callable[[dict[str, Any]], Sequence[str]] = lambda task: (),
 ) -> Section:
     groups = [
-        Group(title_of(name), [], [block for block in blocks(name, task) if block is not None])
+        Group(title_of(name), lines(task), [block for block in blocks(name, task) if block is not None])
         for name, task in results["tasks"].items()
     ]
     return Section(key, title, lead, [group for group in groups if group.blocks])
@@ -233,9 +246,10 @@ def _attention(results: dict[str, Any]) -> Section:
     for name, task in results["tasks"].items():
         agreement = task["attention_vs_shapley"]
         line = f"Rank correlation of lift with Shapley value: {plain_words(agreement)}."
+        lines = [line, *(attention_flag_words(flag) for flag in task["attention_flags"])]
         drawn = figures.attention_figure(name, task, results["encoders"])
         table = tables.attention_table(name, task)
-        groups.append(Group(title_of(name), [line], [table] if drawn is None else [drawn, table]))
+        groups.append(Group(title_of(name), lines, [table] if drawn is None else [drawn, table]))
     lead = [
         "Warning: attention describes where the model looks; it does not say what the answer owes to it. An"
         " encoder can draw attention and add nothing. Judge by ablation; both stand side by side here. Lift"

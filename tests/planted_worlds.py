@@ -113,11 +113,13 @@ def drawn(
     seed_spread: float = 0.01,
     image_spread: float = 0.1,
     shared_luck: float = 0.5,
+    own_luck: float = 0.0,
 ) -> TaskAnswers:
     """Right and wrong answers with known expectations: probability + effect of the seed + effect of the image.
 
     Effects are uniform with the given standard deviation; `shared_luck` is the share of examples whose difficulty is
-    the same under all seeds. Within a seed all cells share the luck of an example, so that differences are paired.
+    the same under all seeds. Within a seed all cells share the luck of an example, so that differences are paired, but
+    for a share of `own_luck`, on which they disagree at random.
     """
     answers = table(num_rows, per_image=per_image)
     of_image = rng.uniform(-1, 1, size=answers.rows.num_clusters) * image_spread * 3**0.5
@@ -126,7 +128,8 @@ def drawn(
         luck = np.where(rng.random(num_rows) < shared_luck, common, rng.random(num_rows))
         for name, value in probability.items():
             effect = rng.uniform(-1, 1) * seed_spread * 3**0.5
-            right = luck < value + effect + of_image[answers.rows.clusters]
+            mine = np.where(rng.random(num_rows) < own_luck, rng.random(num_rows), luck) if own_luck else luck
+            right = mine < value + effect + of_image[answers.rows.clusters]
             coalition = tuple(name.coalition.split("+")) if name.coalition else ()
             add(answers, seed, coalition, right, mode=name.mode, removal=name.removal)
     return answers

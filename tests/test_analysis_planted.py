@@ -10,6 +10,7 @@ from planted_worlds import add, drawn, finished, name, observed, table
 
 from analysis.coalition_values import all_coalitions, coalition_name
 from analysis.similarity import similarity_table
+from analysis.words import claim_words, image_use_words, points
 
 # A and B see the same bit, C and D one half of a parity each, N nothing that matters.
 SEES = {"a": "p", "b": "p", "c": "q", "d": "r", "n": "z"}
@@ -120,6 +121,7 @@ def test_seeds_of_one_encoder_are_not_complementary() -> None:
     refused = ensemble(control=0.8)
     assert all(entry["gain"]["ci95"][0] > 0 for entry in refused["verdict"])  # each adds, as any further seed would
     assert not refused["complementarity"]["claimed"]
+    assert claim_words(refused).startswith("Complementarity is not claimed: the gain over control")
     assert {entry["grade"] for entry in refused["verdict"]} == {"suggestive"}
     for control in ("duplicate", "seeds", "matched"):
         assert f"the gain over control {control!r} of a may be zero" in refused["complementarity"]["lacking"]
@@ -130,6 +132,7 @@ def test_seeds_of_one_encoder_are_not_complementary() -> None:
 def test_different_encoders_that_beat_every_control_are() -> None:
     task = ensemble(control=0.72)
     assert task["complementarity"]["claimed"]
+    assert claim_words(task).startswith("All encoders together gain over every control; the least, +")
     assert {entry["grade"] for entry in task["verdict"]} == {"established"}
     assert {e["grade"] for e in ensemble(control=0.72, num_seeds=2)["verdict"]} <= {"suggestive", "undetermined"}
 
@@ -162,12 +165,14 @@ def test_the_union_of_two_seeds_shows_what_a_union_shows() -> None:
 def test_an_evaluation_that_never_looks_is_flagged(shuffled: float, num_rows: int, state: str) -> None:
     probability = {name(): 0.5, name("a"): 0.7, name("a", mode="shuffled"): shuffled}
     rng = np.random.default_rng(4)
-    answers = drawn(probability, num_rows=num_rows, num_seeds=3, rng=rng, seed_spread=0.0, shared_luck=1.0)
+    answers = drawn(probability, num_rows=num_rows, num_seeds=3, rng=rng, seed_spread=0.0, own_luck=0.05)
     right = rng.random(num_rows) < shuffled
     if state == "cannot tell":
         add(answers, 0, ("a",), right, mode="shuffled")
     found = finished(answers, ("a",))["image_use"]
     assert found["state"] == state
+    words = image_use_words({"image_use": found})
+    assert points(found["difference"]) in words and state in words.lower()
     assert (found["p_equivalent"] < 0.05) == (state == "image-blind")
 
 

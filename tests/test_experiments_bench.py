@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.bench import PARTS, Figure, main
+from experiments.bench_analysis import resampling_seconds, shapley_seconds
 from experiments.bench_store import open_figures, read_figures
 
 
@@ -28,6 +29,12 @@ def test_the_store_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     figures += open_figures(tmp_path / "open")
     assert len(figures) == 10 and all(figure.value > 0 for figure in figures)
     assert "opening 10⁶ entries in 3 parts" in figures[6].what
+
+
+def test_statistics_are_measured_against_captum() -> None:
+    theirs, mine, error = shapley_seconds(3, rounds=1)
+    assert theirs > mine and error < 1e-5
+    assert resampling_seconds(num_examples=200, num_resamples=50) > 0
 
 
 def test_bad_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
