@@ -19,6 +19,7 @@ from analysis.answers import Cell, Rows
 from analysis.bootstrap import Resampler
 from analysis.coalition_values import CoalitionSpace
 from analysis.draws import Draws
+from analysis.errors import AnswersError
 from analysis.leaves import Leaf, is_run, leaf, not_run
 from analysis.metric_values import METRICS, MeanStatistic
 from analysis.sampled import estimate
@@ -54,7 +55,10 @@ class Contributions:
             return []
         if self.space.complete:
             return self._per_set(self.values.linear(self.space.interaction(2)), pairs, index="SII")
-        return self._per_set(estimate(self.space, self.values, order=2), pairs, index="FSII")
+        try:
+            return self._per_set(estimate(self.space, self.values, order=2), pairs, index="FSII")
+        except AnswersError as error:
+            return [{"encoders": list(pair), **not_run(str(error))} for pair in pairs]
 
     def higher_interaction(self) -> list[dict[str, Any]] | Leaf:
         """Shapley interactions of three encoders and more."""

@@ -94,17 +94,16 @@ def fit_matrix(space: CoalitionSpace, *, order: int, without: tuple[Coalition, .
         order: 1 for Shapley values, 2 for single terms and Faith-Shapley interactions of pairs.
         without: coalitions left out, for the jackknife.
     """
-    terms = [frozenset(term) for size in range(1, order + 1) for term in combinations(space.aliases, size)]
-    rows, weights = [], []
     total = len(space.aliases)
-    for size in range(1, total):
-        stored = [c for c in space.coalitions if len(c) == size and c not in without]
-        rows += stored
-        weights += [_mass(total, size) / len(stored)] * len(stored)
-    design = np.array([[float(term <= set(row)) for term in terms] for row in rows])
+    terms = [list(term) for size in range(1, order + 1) for term in combinations(range(total), size)]
+    member = np.array([[alias in coalition for alias in space.aliases] for coalition in space.coalitions])
+    sizes = member.sum(axis=1)
+    used = np.array([coalition not in without for coalition in space.coalitions]) & (sizes > 0) & (sizes < total)
+    counts = np.bincount(sizes[used], minlength=total)
+    weights = [_mass(total, int(size)) / counts[size] for size in sizes[used]]
+    design = np.stack([member[used][:, term].all(axis=1) for term in terms], axis=1, dtype=np.float64)
     # y = v(S) - v(none); the full coalition's y is met exactly by a Lagrange multiplier.
-    values = np.zeros((len(rows), len(space.coalitions)))
-    values[np.arange(len(rows)), [space.column(row) for row in rows]] = 1
+    values = np.eye(len(space.coalitions))[used]
     values[:, 0] -= 1
     whole = np.zeros(len(space.coalitions))
     whole[[space.full, 0]] = 1, -1
@@ -114,7 +113,7 @@ def fit_matrix(space: CoalitionSpace, *, order: int, without: tuple[Coalition, .
     right = np.concatenate([weighted @ values, whole[None]])
     if np.linalg.matrix_rank(left) < len(left):
         raise AnswersError(
-            f"{len(rows)} coalitions do not determine {len(terms)} terms of order {order} over {total} encoders"
+            f"{len(values)} coalitions do not determine {len(terms)} terms of order {order} over {total} encoders"
         )
     return np.asarray(np.linalg.solve(left, right)[:-1])
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from analysis.coalition_values import CoalitionSpace
+from analysis.contributions import Contributions
 from analysis.draws import Draws
 from analysis.errors import AnswersError
 from analysis.information import decompose, mutual_information
@@ -73,6 +74,13 @@ def test_too_few_coalitions_are_refused() -> None:
     space = CoalitionSpace(aliases, tuple(stored))
     with pytest.raises(AnswersError, match="0 pairs of coalitions with 2 of 9 encoders"):
         estimate(space, Draws(np.zeros(20), np.zeros((5, 20))), order=1)
+    few = CoalitionSpace(aliases, sampled_coalitions(aliases, count=44, seed=0))
+    values = Draws(np.zeros(len(few.coalitions)), np.zeros((5, len(few.coalitions))))
+    with pytest.raises(AnswersError, match="do not determine 45 terms of order 2 over 9 encoders"):
+        estimate(few, values, order=2)
+    assert {one["not_run"] for one in Contributions(few, values, 9).interaction()} == {
+        f"{len(few.coalitions) - 2} coalitions do not determine 45 terms of order 2 over 9 encoders"
+    }
 
 
 def test_tests_and_corrections_agree_with_statsmodels() -> None:

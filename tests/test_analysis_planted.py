@@ -9,6 +9,8 @@ import pytest
 from planted_worlds import add, drawn, finished, name, observed, table
 
 from analysis.coalition_values import all_coalitions, coalition_name
+from analysis.errors import AnswersError
+from analysis.sampled import sampled_coalitions
 from analysis.similarity import similarity_table
 from analysis.words import claim_words, image_use_words, points
 
@@ -194,3 +196,27 @@ def test_interactions_of_three_are_found() -> None:
     )
     [triple] = task["higher_interaction"]
     assert triple["encoders"] == ["a", "b", "c"] and triple["ci95"][0] > 0.3
+
+
+def test_nine_encoders_are_estimated_from_some_coalitions() -> None:
+    aliases = tuple("abcdefghi")
+    weights = np.array([0.12, 0.08, 0.04, 0.02, 0.0, 0.02, 0.0, 0.02, 0.1])
+    chosen = sampled_coalitions(aliases, count=120, seed=0)
+    worth = {c: 0.5 + sum(weights[aliases.index(alias)] for alias in c) for c in chosen}
+    answers = drawn(
+        {name(coalition_name(c)): value for c, value in worth.items()},
+        num_rows=500,
+        num_seeds=1,
+        rng=np.random.default_rng(6),
+        image_spread=0.0,
+        seed_spread=0.0,
+    )
+    task = finished(answers, aliases, num_resamples=200)
+    assert len(task["coalitions"]) == len(chosen) < 2**9
+    for alias, weight in zip(aliases, weights, strict=True):  # an additive game, so the fit is exact but for noise
+        assert covers(task["shapley"][alias], weight) or abs(task["shapley"][alias]["value"] - weight) < 0.03
+    assert {entry["index"] for entry in task["interaction"]} == {"FSII"} and len(task["interaction"]) == 36
+    assert "not_run" in task["higher_interaction"] and "not_run" in task["interaction_share"]
+    del answers.cells[0][name("a")]
+    with pytest.raises(AnswersError, match=r"1 of \d+ masked coalitions have no answers \(a\)"):
+        finished(answers, aliases, num_resamples=50)
