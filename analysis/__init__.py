@@ -1,9 +1,10 @@
 """Statistics and the report of a finished run.
 
 Handed a run folder (DESIGN.md): per-example answers and small side files. Hands on `results.json`,
-`report.html`, `report.md` and `figures/`. Nothing here needs a model, an encoder or an image: every number
-can be computed again from the folder alone. `results.assemble` is the statistics, `report.write_report` the
-files, `terminal` the summary. Importing this package loads nothing heavy.
+`report.html`, `report.md` and `figures/`. Nothing of this needs a model, an encoder or an image: every number can be
+computed again from the folder alone. `results.assemble` is the statistics, `report.write_report` the files, `terminal`
+the summary, `controls` the definition of the controls; the `live` modules and `gradients` look at a model that a caller
+hands them. Importing this package loads nothing heavy.
 """
 
 SECTIONS: dict[str, str] = {
@@ -11,6 +12,12 @@ SECTIONS: dict[str, str] = {
     "results": "analysis.results:assemble",
     "report": "analysis.report:write_report",
     "summary": "analysis.terminal:summary_lines",
-    "cka": "analysis.similarity:similarity_table",
+    "similarity": "analysis.similarity:similarity_table",
+    "streamed similarity": "analysis.streamed:StreamedSimilarity",
+    "controls": "analysis.controls:CONTROLS",
+    "sampled coalitions": "analysis.sampled:sampled_coalitions",
+    "live coalitions": "analysis.live:live_shapley",
+    "live attention": "analysis.live_attention:live_attention",
+    "gradients": "analysis.gradients:integrated_gradients",
 }
 """What the folder offers, as lazy "module:object" strings."""

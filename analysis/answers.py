@@ -19,7 +19,6 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from jaxtyping import Bool, Float, Int
 
-from analysis.coalition_values import coalition_name
 from analysis.errors import AnswersError
 
 SELECT_SPLIT = "select"
@@ -61,13 +60,17 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model's answers, aligned with `Rows`; NaN where the file has null (rank: -1)."""
+    """One model's answers, aligned with `Rows`; NaN where the file has null (rank: -1).
+
+    Predictions are numbers of strings in `TaskAnswers.vocabulary`.
+    """
 
     score: Float[np.ndarray, " n"]
     probability: Float[np.ndarray, " n"]
     logprob: Float[np.ndarray, " n"]
     rank: Int[np.ndarray, " n"]
     correct: Bool[np.ndarray, " n"]
+    prediction: Int[np.ndarray, " n"]
 
 
 @dataclass(slots=True)
@@ -78,6 +81,15 @@ class TaskAnswers:
     split: str
     rows: Rows
     cells: dict[int, dict[CellName, Cell]] = field(default_factory=dict)
+    vocabulary: list[str] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, string: str) -> int:
+        """The number of a prediction, new where it is seen for the first time."""
+        if string not in self.numbers:
+            self.numbers[string] = len(self.vocabulary)
+            self.vocabulary.append(string)
+        return self.numbers[string]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -101,21 +113,18 @@ class TaskAnswers:
         """Every mode of which there is a cell."""
         return tuple(sorted({name.mode for cells in self.cells.values() for name in cells}))
 
-    def require(
-        self, coalitions: Sequence[tuple[str, ...]], *, mode: str = "masked", removal: str = "drop"
-    ) -> None:
-        """Refuses a table that lacks one of the coalitions under some seed.
+    def require(self, names: Sequence[CellName]) -> None:
+        """Refuses a table that lacks one of the cells under some seed.
 
         Raises:
             AnswersError: names task, seed and each missing coalition.
         """
         for seed in self.seeds:
-            names = [CellName(mode, removal, coalition_name(coalition)) for coalition in coalitions]
-            missing = [str(name.coalition or "(none)") for name in names if name not in self.cells[seed]]
+            missing = [name.coalition or "(none)" for name in names if name not in self.cells[seed]]
             if missing:
                 have = len(names) - len(missing)
                 raise AnswersError(
-                    f"task {self.task!r}, seed {seed}: {len(missing)} of {len(names)} {mode} "
+                    f"task {self.task!r}, seed {seed}: {len(missing)} of {len(names)} {names[0].mode} "
                     f"coalitions have no answers ({', '.join(missing)}); {have} are "
                     "stored. Finish the run, then report again."
                 )
@@ -157,7 +166,7 @@ def load_answers(run_folder: Path) -> RunAnswers:
         order, rows = _rows(content, path, tables.get(place))
         table = tables.setdefault(place, TaskAnswers(place[0], place[1], rows))
         name = CellName(str(key["mode"]), str(key["removal"]), str(key["coalition"] or ""))
-        table.cells.setdefault(int(str(key["seed"])), {})[name] = _cell(content, order)
+        table.cells.setdefault(int(str(key["seed"])), {})[name] = _cell(content, order, table)
     return _by_purpose(tables)
 
 
@@ -251,13 +260,17 @@ def _floats(content: pa.Table, column: str, order: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _cell(content: pa.Table, order: np.ndarray) -> Cell:
+def _cell(content: pa.Table, order: np.ndarray, table: TaskAnswers) -> Cell:
     rank = _floats(content, "rank", order)
     correct = _strings(content, "prediction") == _strings(content, "target")
+    filled = pc.fill_null(pc.cast(content["prediction"], pa.string()), "")
+    encoded = pc.dictionary_encode(filled).combine_chunks()
+    numbers = np.array([table.number(string) for string in encoded.dictionary.to_pylist()], dtype=np.int64)
     return Cell(
         score=_floats(content, "score", order),
         probability=_floats(content, "probability", order),
         logprob=_floats(content, "logprob", order),
         rank=np.where(np.isnan(rank), -1, rank).astype(np.int64),
         correct=np.asarray(correct, dtype=bool)[order],
+        prediction=numbers[encoded.indices.to_numpy()][order],
     )

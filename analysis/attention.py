@@ -2,8 +2,9 @@
 
 Handed `attention.parquet` (task, seed, coalition, layer, head, encoder, mass, token_share, n); hands on
 mass, token share and lift of each encoder in the full coalition, and the mass by layer. This describes a
-model and attributes nothing: attention can be high where ablation shows no effect. No interval is possible,
-as the file holds means over examples; the leaves say so.
+model and attributes nothing: attention can be high where ablation shows no effect, so it is set beside the ablation
+values, with rank correlations and a flag on every encoder of which the two say different things. No interval is
+possible, as the file holds means over examples; the leaves say so. `analysis.live_attention` looks at a model itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from analysis.errors import RunFolderError
 from analysis.leaves import Leaf, is_run, not_run, rounded, without_interval
 
 COLUMNS = ("task", "seed", "coalition", "layer", "head", "encoder", "mass", "token_share", "n")
+HARDLY = 0.5
+"""Lift below which an encoder is hardly looked at."""
 NO_INTERVAL = "attention is stored as means over examples, without their spread"
 
 AttentionRow = dict[str, Any]
@@ -45,6 +48,19 @@ def read_attention(run_folder: Path) -> list[AttentionRow] | None:
         raise RunFolderError(f"{path} lacks the columns {', '.join(missing)}")
     rows: list[AttentionRow] = table.select(list(COLUMNS)).to_pylist()
     return rows
+
+
+def attention_results(
+    rows: list[AttentionRow] | None, task: str, encoders: Sequence[str], contributions: dict[str, Any]
+) -> dict[str, Any]:
+    """Attention of the full coalition, and how it agrees with what ablation says."""
+    looked = attention_of(rows, task, encoders)
+    return {
+        "attention": looked,
+        "attention_vs_shapley": agreement(looked, contributions["shapley"], what="Shapley values"),
+        "attention_vs_leave_one_out": agreement(looked, contributions["leave_one_out"], what="leave-one-out"),
+        "attention_flags": disagreements(looked, contributions["shapley"]),
+    }
 
 
 def attention_of(rows: list[AttentionRow] | None, task: str, encoders: Sequence[str]) -> dict[str, Any]:
@@ -72,6 +88,7 @@ def attention_of(rows: list[AttentionRow] | None, task: str, encoders: Sequence[
             "token_share": rounded(share[alias]),
             "lift": without_interval(lift, n=n, why=NO_INTERVAL),
             "by_layer": _by_layer(found),
+            "by_head": _by_head(found),
         }
     return result
 
@@ -83,17 +100,43 @@ def _by_layer(rows: list[AttentionRow]) -> list[float]:
     ]
 
 
+def _by_head(rows: list[AttentionRow]) -> list[list[float]]:
+    """Mass per layer and head, averaged over seeds."""
+    layers, heads = (sorted({int(row[axis]) for row in rows}) for axis in ("layer", "head"))
+    cell: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        cell.setdefault((int(row["layer"]), int(row["head"])), []).append(float(row["mass"]))
+    return [[rounded(float(np.mean(cell.get((layer, head), [0.0])))) for head in heads] for layer in layers]
+
+
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else float("nan")
 
 
-def agreement_with_shapley(attention: dict[str, Any], shapley: dict[str, Leaf]) -> Leaf:
-    """Rank correlation of attention lift and Shapley value over encoders; few encoders, hence no interval."""
-    both = [alias for alias in shapley if is_run(shapley[alias]) and is_run(attention[alias]["lift"])]
+def agreement(attention: dict[str, Any], ablation: dict[str, Leaf], *, what: str) -> Leaf:
+    """Rank correlation of attention lift with an ablation value over encoders; few encoders, hence no interval."""
+    both = [alias for alias in ablation if is_run(ablation[alias]) and is_run(attention[alias]["lift"])]
     if len(both) < 3:
-        return not_run("needs attention and Shapley values of at least three encoders")
-    lifts, values = [attention[a]["lift"]["value"] for a in both], [shapley[a]["value"] for a in both]
+        return not_run(f"needs attention and {what} of at least three encoders")
+    lifts, values = [attention[a]["lift"]["value"] for a in both], [ablation[a]["value"] for a in both]
     if len(set(lifts)) == 1 or len(set(values)) == 1:
         return not_run("undefined: all encoders tie")
     correlation = float(spearmanr(lifts, values).statistic)
-    return without_interval(correlation, n=len(both), why="a rank correlation over a handful of encoders")
+    found = without_interval(correlation, n=len(both), why="a rank correlation over a handful of encoders")
+    return {**found, "disagrees": correlation <= 0}
+
+
+def disagreements(attention: dict[str, Any], shapley: dict[str, Leaf]) -> list[dict[str, Any]]:
+    """Encoders that are looked at more than their tokens' share and are not shown to add anything, and those that add
+    and are hardly looked at."""
+    flags = []
+    for alias, value in shapley.items():
+        lift = attention[alias]["lift"]
+        if not (is_run(lift) and is_run(value)):
+            continue
+        adds = value["ci95"][0] > 0
+        if lift["value"] >= 1 and not adds:
+            flags.append({"encoder": alias, "flag": "looked at, not shown to add", "lift": lift, "shapley": value})
+        elif lift["value"] < HARDLY and adds:
+            flags.append({"encoder": alias, "flag": "adds, hardly looked at", "lift": lift, "shapley": value})
+    return flags

@@ -1,10 +1,11 @@
-"""Everything that is a map of the 2^n coalition values.
+"""Everything that is a map of the coalition values.
 
-Handed values `v` whose last axis runs over all coalitions (empty first, by size, then in the run's order);
+Handed values `v` whose last axis runs over the coalitions (empty first, by size, then in the run's order);
 hands on Shapley values, interactions, Moebius coefficients, leave-one-out, solo, CUR, information gap and
 interaction share. The linear ones are matrices `m`, applied as `v @ m.T`, so a thousand bootstrap draws
 cost one matrix product and derived quantities get joint intervals. Definitions: Shapley 1953; Grabisch &
-Roubens 1999 (SII).
+Roubens 1999 (SII). Up to `EXACT_UP_TO` encoders all 2^n coalitions are there and every map is exact; beyond that
+`analysis.sampled` estimates Shapley values and pairwise interactions from those that are.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import numpy as np
 from jaxtyping import Float
 
 Coalition = tuple[str, ...]
+
+EXACT_UP_TO = 8
+"""Encoders of which all 2^n coalitions are evaluated."""
 
 
 def coalition_name(coalition: Sequence[str]) -> str:
@@ -35,15 +39,25 @@ def all_coalitions(aliases: Sequence[str]) -> tuple[Coalition, ...]:
 class CoalitionSpace:
     """The coalitions of a list of encoders, and the linear maps over them.
 
-    Matrices have one row per result and one column per coalition (`S` = 2^E).
+    Matrices have one row per result and one column per coalition (`S`).
+
+    Attributes:
+        aliases: the encoders, in the run's order.
+        stored: the coalitions that were evaluated, where not all 2^n; in the order of `all_coalitions`.
     """
 
     aliases: tuple[str, ...]
+    stored: tuple[Coalition, ...] | None = None
 
     @cached_property
     def coalitions(self) -> tuple[Coalition, ...]:
-        """All 2^n coalitions in storage order."""
-        return all_coalitions(self.aliases)
+        """The coalitions in storage order."""
+        return all_coalitions(self.aliases) if self.stored is None else self.stored
+
+    @property
+    def complete(self) -> bool:
+        """Whether every coalition is there, so that nothing needs to be estimated."""
+        return len(self.coalitions) == 1 << len(self.aliases)
 
     @cached_property
     def _column(self) -> dict[frozenset[str], int]:
@@ -68,6 +82,7 @@ class CoalitionSpace:
         SII(T) = sum over S without T of |S|! (n-|S|-|T|)! / (n-|T|+1)! * discrete derivative of v at S with
         respect to T; negative is redundancy, positive synergy.
         """
+        assert self.complete, "sampled coalitions go through analysis.sampled"
         targets = self.sets(order)
         total = len(self.aliases)
         matrix = np.zeros((len(targets), len(self.coalitions)))
@@ -86,6 +101,7 @@ class CoalitionSpace:
 
     def moebius(self) -> Float[np.ndarray, "s s"]:
         """Moebius coefficients m(T) = sum over S in T of (-1)^(|T|-|S|) v(S)."""
+        assert self.complete, "Moebius coefficients need every coalition"
         matrix = np.zeros((len(self.coalitions), len(self.coalitions)))
         for row, target in enumerate(self.coalitions):
             for part in all_coalitions(target):

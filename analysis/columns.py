@@ -1,7 +1,7 @@
-"""The columns of one task's table: every coalition, and every control beside them.
+"""The columns of one task's table: every coalition, and every other cell beside them.
 
-Handed a complete `TaskAnswers`; hands on draws of all of them under the same resampled images. Where the
-coalition without encoders has no answers by definition (retrieval), its column is chance.
+Handed a `TaskAnswers`; hands on draws of any of its cells under the same resampled images. Where the coalition without
+encoders has no answers by definition (retrieval), its column is chance.
 """
 
 from __future__ import annotations
@@ -13,30 +13,21 @@ import numpy as np
 from jaxtyping import Bool
 
 from analysis.answers import Cell, CellName, TaskAnswers
-from analysis.bootstrap import Draws, Resampler
-from analysis.coalition_values import CoalitionSpace, coalition_name
+from analysis.bootstrap import Resampler
+from analysis.coalition_values import EXACT_UP_TO, Coalition, CoalitionSpace, all_coalitions, coalition_name
+from analysis.controls import CONTROLS, NOT_CONTROLS
+from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.metric_values import METRICS, metric_statistic
-
-CONTROLS = {
-    "blind": "empty",
-    "shuffled": "full",
-    "duplicate": "any",
-    "seeds": "any",
-    "matched": "any",
-    "averaged": "any",
-}
-"""Which coalition answers for each control: none, all encoders, or the one that was stored."""
+from analysis.metric_values import METRICS, logprob_statistic, metric_statistic
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Cells of a task in the order of the coalition space, then controls and other modes by name."""
+    """Cells of a task in the order of the coalition space, and other modes by name."""
 
     answers: TaskAnswers
     metric: str
     space: CoalitionSpace
-    extra: dict[str, CellName]
 
     @property
     def empty_by_definition(self) -> bool:
@@ -44,8 +35,10 @@ class Columns:
         return METRICS[self.metric] == "directions"
 
     @property
-    def _stored(self) -> Sequence[tuple[str, ...]]:
-        return self.space.coalitions[1:] if self.empty_by_definition else self.space.coalitions
+    def names(self) -> list[CellName]:
+        """The masked cells that must be there."""
+        stored = self.space.coalitions[1:] if self.empty_by_definition else self.space.coalitions
+        return [CellName("masked", "drop", coalition_name(coalition)) for coalition in stored]
 
     def cells(self, name: CellName) -> list[Cell]:
         """A cell under every seed.
@@ -66,55 +59,56 @@ class Columns:
     def coalition_draws(
         self, resampler: Resampler, *, chance: float, keep: Bool[np.ndarray, " n"] | None = None
     ) -> Draws:
-        """Values of all 2^n coalitions, over all rows or the kept ones."""
-        names = [CellName("masked", "drop", coalition_name(coalition)) for coalition in self._stored]
-        draws = self._draw(names, resampler, keep)
+        """Values of all coalitions, over all rows or the kept ones."""
+        draws = self.draws(self.names, resampler, keep=keep)
         return draws.with_constant(chance, column=0) if self.empty_by_definition else draws
 
-    def extra_draws(self, resampler: Resampler) -> dict[str, Draws]:
-        """One-column draws of every control and other mode that was run."""
-        if not self.extra:
-            return {}
-        draws = self._draw(list(self.extra.values()), resampler, None)
-        return {label: draws.columns([column]) for column, label in enumerate(self.extra)}
-
-    def _draw(
-        self, names: Sequence[CellName], resampler: Resampler, keep: Bool[np.ndarray, " n"] | None
+    def draws(
+        self, names: Sequence[CellName], resampler: Resampler, *, keep: Bool[np.ndarray, " n"] | None = None
     ) -> Draws:
-        per_name = [self.cells(name) for name in names]
-        per_seed = zip(*per_name, strict=True)
+        """The metric of each cell, over all rows or the kept ones."""
+        rows = self.answers.rows
+        per_seed = zip(*(self.cells(name) for name in names), strict=True)
+        images = None if keep is None else len(np.unique(rows.clusters[keep]))
         return resampler.draw(
-            [metric_statistic(self.metric, self.answers.rows, list(cells), keep=keep) for cells in per_seed]
+            [metric_statistic(self.metric, rows, list(cells), keep=keep) for cells in per_seed], images=images
         )
 
+    def logprob_draws(self, resampler: Resampler) -> Draws | None:
+        """Mean log-probability of the target in each coalition; None where some answer has none."""
+        per_seed = zip(*(self.cells(name) for name in self.names), strict=True)
+        statistics = [logprob_statistic(self.answers.rows, list(cells)) for cells in per_seed]
+        found = [statistic for statistic in statistics if statistic is not None]
+        return resampler.draw(found) if len(found) == len(statistics) else None
 
-def task_columns(answers: TaskAnswers, metric: str, space: CoalitionSpace) -> Columns:
-    """The complete columns of a task.
+    def other_modes(self) -> dict[str, CellName]:
+        """Modes that are neither coalitions nor controls, such as re-ranking, with all encoders present."""
+        full = coalition_name(self.space.aliases)
+        found: dict[str, CellName] = {}
+        for mode in self.answers.modes:
+            name = self.answers.find(mode, full)
+            if mode not in (*NOT_CONTROLS, *CONTROLS) and name is not None and self.answers.across_seeds(name):
+                found[mode] = name
+        return found
+
+
+def task_columns(answers: TaskAnswers, metric: str, aliases: tuple[str, ...]) -> Columns:
+    """The columns of a task: all 2^n coalitions up to `EXACT_UP_TO` encoders, those that are there beyond.
 
     Raises:
-        AnswersError: a coalition has no answers; each is named.
+        AnswersError: a coalition that is needed has no answers; each is named.
     """
-    columns = Columns(answers, metric, space, _extra(answers, space))
-    answers.require(columns._stored)
+    space = CoalitionSpace(aliases)
+    if len(aliases) > EXACT_UP_TO:
+        space = CoalitionSpace(aliases, _stored(answers, aliases))
+    columns = Columns(answers, metric, space)
+    answers.require(columns.names)
     return columns
 
 
-def _extra(answers: TaskAnswers, space: CoalitionSpace) -> dict[str, CellName]:
-    wanted = {"empty": "", "full": coalition_name(space.aliases)}
-    extra: dict[str, CellName] = {}
-    for mode in answers.modes:
-        if mode in ("masked", "retrained"):
-            continue
-        kind = CONTROLS.get(mode, "full")
-        coalitions = (
-            [wanted[kind]] if kind != "any" else sorted({*wanted.values(), *_coalitions(answers, mode)})
-        )
-        names = [answers.find(mode, coalition) for coalition in coalitions]
-        found = [name for name in names if name is not None and answers.across_seeds(name) is not None]
-        if found:
-            extra[mode] = found[-1]
-    return extra
-
-
-def _coalitions(answers: TaskAnswers, mode: str) -> set[str]:
-    return {name.coalition for cells in answers.cells.values() for name in cells if name.mode == mode}
+def _stored(answers: TaskAnswers, aliases: tuple[str, ...]) -> tuple[Coalition, ...]:
+    """The coalitions of a run that samples them: what was evaluated under every seed, and what must have been."""
+    known = {name.coalition for cells in answers.cells.values() for name in cells if name[:2] == ("masked", "drop")}
+    needed = {(alias,) for alias in aliases} | {tuple(a for a in aliases if a != alias) for alias in aliases}
+    needed |= {aliases, ()}
+    return tuple(c for c in all_coalitions(aliases) if c in needed or coalition_name(c) in known)

@@ -1,4 +1,4 @@
-"""Errors that a user of a run folder can cause.
+"""Errors that a user of a run folder, or of a live model, can cause.
 
 Each message names the value, the file it came from and what would have been accepted.
 """
@@ -10,3 +10,7 @@ class RunFolderError(ValueError):
 
 class AnswersError(RunFolderError):
     """The stored answers do not form a complete table: misaligned, duplicate or missing cells."""
+
+
+class LiveModelError(ValueError):
+    """A model cannot be looked at in the way that was asked for."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from analysis.bootstrap import Draws
+from analysis.draws import Draws
 from analysis.leaves import leaf
 
 FloorSource = Literal["empty coalition", "blind model", "chance by definition"]
@@ -34,7 +32,7 @@ class Floor:
 
 
 def find_floor(empty: Draws, full: Draws, *, blind: Draws | None, by_definition: bool) -> Floor:
-    """The better of text-only values, taken anew in every draw.
+    """The better of text-only values, taken anew in every draw and under every seed.
 
     Taking the maximum in every draw lifts the floor slightly and so can only make gains smaller.
 
@@ -44,15 +42,8 @@ def find_floor(empty: Draws, full: Draws, *, blind: Draws | None, by_definition:
         blind: one column, the separately trained text-only model, where there is one.
         by_definition: whether `empty` is chance because the task cannot be answered without images.
     """
-    candidates = [empty] if blind is None else [empty, blind]
-    points = [float(draws.point[0]) for draws in candidates]
-    best = Draws(
-        np.max([draws.point for draws in candidates], axis=0),
-        np.max([draws.samples for draws in candidates], axis=0),
-    )
-    both = Draws(
-        np.concatenate([best.point, full.point - best.point]),
-        np.concatenate([best.samples, full.samples - best.samples], axis=1),
-    )
-    source: FloorSource = "blind model" if int(np.argmax(points)) == 1 else "empty coalition"
+    candidates = empty if blind is None else empty.beside(blind)
+    best = candidates.apply(lambda values: values.max(axis=-1))
+    both = best.beside(full.minus(best))
+    source: FloorSource = "blind model" if candidates.point.argmax() == 1 else "empty coalition"
     return Floor("chance by definition" if by_definition else source, both)

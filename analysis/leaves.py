@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from analysis.bootstrap import Draws
+from analysis.draws import Draws
 
 Leaf = dict[str, Any]
 DIGITS = 6

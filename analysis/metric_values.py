@@ -36,6 +36,7 @@ TASK_METRICS: dict[str, str] = {
     "hateful_memes": "auroc",
 }
 RECALL_RANKS = (1, 5, 10)
+SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
 def metric_of(task: str, stated: str | None, rows: Rows, cell: Cell) -> str:
@@ -85,18 +86,17 @@ class AurocStatistic:
     def values(self, weights: Float[np.ndarray, "r c"]) -> Float[np.ndarray, "r k"]:
         """Weighted share of (positive, negative) pairs in the right order; NaN where a class has no
         weight."""
-        per_row = weights[:, self.clusters]
-        positive, negative = per_row * self.labels, per_row * ~self.labels
+        positive, negative = weights[:, self.clusters[self.labels]], weights[:, self.clusters[~self.labels]]
         pairs = positive.sum(axis=1) * negative.sum(axis=1)
         result = np.empty((len(weights), self.probabilities.shape[1]))
+        below = np.zeros((len(weights), negative.shape[1] + 1))
         for column in range(result.shape[1]):
-            order = np.argsort(self.probabilities[:, column], kind="stable")
-            ranked = self.probabilities[order, column]
-            starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-            above = np.add.reduceat(positive[:, order], starts, axis=1)
-            below = np.add.reduceat(negative[:, order], starts, axis=1)
-            lower = np.cumsum(below, axis=1) - below / 2
-            result[:, column] = np.einsum("rg,rg->r", above, lower)
+            above, lower = self.probabilities[self.labels, column], self.probabilities[~self.labels, column]
+            order = np.argsort(lower, kind="stable")
+            np.cumsum(negative[:, order], axis=1, out=below[:, 1:])
+            # Half of what lies strictly below and half of what lies at or below: ties count half.
+            ends = [np.searchsorted(lower[order], above, side=side) for side in SIDES]
+            result[:, column] = sum(np.einsum("rp,rp->r", positive, below[:, end]) for end in ends) / 2
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(result / pairs[:, None])
 
@@ -155,6 +155,12 @@ def _stack(cells: Sequence[Cell], column: Literal["score", "probability"]) -> Fl
     if np.isnan(values).any():
         raise AnswersError(f"{int(np.isnan(values).sum())} answers have no {column}, which the metric needs")
     return np.asarray(values, dtype=np.float64)
+
+
+def logprob_statistic(rows: Rows, cells: Sequence[Cell]) -> MeanStatistic | None:
+    """Mean log-probability of the target in each cell; None where some example has none or minus infinity."""
+    values = np.stack([cell.logprob for cell in cells], axis=1)
+    return mean_statistic(values, rows) if np.isfinite(values).all() else None
 
 
 def secondary_statistic(metric: str, rows: Rows, cell: Cell) -> tuple[list[str], Statistic | None]:

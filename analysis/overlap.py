@@ -1,9 +1,9 @@
-"""Whose errors overlap: pairs of encoders, each alone.
+"""Whose errors overlap: pairs of encoders, each alone, and all of them together.
 
-Handed the solo cells of a task; hands on, per pair, union accuracy, disagreement, double fault, Yule's Q
-and error consistency (Geirhos et al. 2020), and per encoder how many examples its presence rescues and
-harms. Right and wrong are per example (`metric_values.correctness`: soft shares count as right from one
-half on).
+Handed the solo cells of a task; hands on, per pair, union accuracy, disagreement, double fault, Yule's Q, error
+consistency (Geirhos et al. 2020) and CAPA, and the union against what it would be if errors were independent and
+against two seeds of one encoder: any second guesser raises a union. Right and wrong are per example
+(`metric_values.correctness`: soft shares count as right from one half on).
 """
 
 from __future__ import annotations
@@ -16,75 +16,160 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analysis.answers import Cell, TaskAnswers
-from analysis.bootstrap import Draws, Resampler
-from analysis.leaves import leaf
-from analysis.metric_values import correctness, mean_statistic
+from analysis.bootstrap import Resampler
+from analysis.draws import Draws
+from analysis.leaves import Leaf, leaf, not_run
+from analysis.metric_values import METRICS, correctness, mean_statistic
 
-QUANTITIES = ("union", "disagreement", "double_fault", "q", "error_consistency")
+QUANTITIES = ("union", "disagreement", "double_fault", "q", "error_consistency", "union_independent")
+ENSEMBLE = ("union", "union_independent", "best_single", "headroom_captured")
 UNDEFINED = {
     "q": "undefined: N11*N00 + N10*N01 is 0",
     "error_consistency": "undefined: both encoders are always right, or always wrong",
 }
 CONVENTION = "right means a share of at least 0.5 (prediction equals target where the metric is of the set)"
+SEEDS_FOR_UNION = 3
+
+Solo = Mapping[str, Sequence[Cell]]
+"""Each encoder's own cell under every seed."""
 
 
-def overlap_quantities(table: Float[np.ndarray, "*r 4"]) -> Float[np.ndarray, "*r 5"]:
+def overlap_quantities(table: Float[np.ndarray, "*r 4"]) -> Float[np.ndarray, "*r 6"]:
     """`QUANTITIES` of shares (N11, N10, N01, N00), in this order; NaN where not defined."""
     both, first, second, neither = np.moveaxis(table, -1, 0)
     expected = (both + first) * (both + second) + (second + neither) * (first + neither)
+    independent = 1 - (second + neither) * (first + neither)
     with np.errstate(divide="ignore", invalid="ignore"):
         cross, parallel = first * second, both * neither
         q = np.where(parallel + cross > 0, (parallel - cross) / (parallel + cross), np.nan)
         chance_corrected = (both + neither - expected) / (1 - expected)
         consistency = np.where(1 - expected > 1e-12, chance_corrected, np.nan)
-    return np.stack([both + first + second, first + second, neither, q, consistency], axis=-1)
+    return np.stack([both + first + second, first + second, neither, q, consistency, independent], axis=-1)
 
 
-def _shares(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
+def capa(table: Float[np.ndarray, "*r 3"], *, num_options: int) -> Float[np.ndarray, " *r"]:
+    """Chance-adjusted probabilistic agreement of predictions (CAPA; Goel et al. 2025, arXiv 2502.04313).
+
+    (c_obs - c_exp) / (1 - c_exp), where c_obs is how often both predict the same and c_exp what two independent models
+    of these accuracies would, wrong answers falling evenly on the other options: a b + (1 - a)(1 - b) / (options - 1).
+    As files hold predictions and not distributions, each model's distribution is taken to lie on its prediction.
+
+    Args:
+        table: share of equal predictions, and both accuracies (prediction equals target).
+    """
+    same, first, second = np.moveaxis(table, -1, 0)
+    expected = first * second + (1 - first) * (1 - second) / (num_options - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(1 - expected > 1e-12, (same - expected) / (1 - expected), np.nan))
+
+
+def right_and_wrong(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
+    """Indicators of both right, only the first, only the second, neither."""
     cases = [first & second, first & ~second, ~first & second, ~first & ~second]
     return np.stack(cases, axis=1).astype(np.float64)
 
 
-def pair_overlap(
-    answers: TaskAnswers, metric: str, resampler: Resampler, solo: Mapping[str, Sequence[Cell]]
-) -> list[dict[str, Any]]:
-    """One entry per pair of encoders; `solo` holds each encoder's cell under every seed."""
-    entries: list[dict[str, Any]] = []
+def pair_overlap(answers: TaskAnswers, metric: str, resampler: Resampler, solo: Solo) -> list[dict[str, Any]]:
+    """One entry per pair of encoders."""
+    n, entries = len(answers.rows.ids), []
     for pair in combinations(solo, 2):
-        draws = _draw_shares(answers, metric, resampler, solo[pair[0]], solo[pair[1]]).apply(
-            overlap_quantities
-        )
-        n = len(answers.rows.ids)
+        cells = [solo[alias] for alias in pair]
+        draws = drawn_shares(answers, metric, resampler, first=cells[0], second=cells[1])
+        found = draws.apply(overlap_quantities)
         leaves = {
-            name: leaf(draws, column, n=n, undefined=UNDEFINED.get(name, "undefined"))
+            name: leaf(found, column, n=n, undefined=UNDEFINED.get(name, "undefined"))
             for column, name in enumerate(QUANTITIES)
         }
-        entries.append({"encoders": list(pair), **leaves})
+        entries.append(
+            {
+                "encoders": list(pair),
+                **leaves,
+                "capa": _capa(answers, metric, resampler, cells),
+                **_against_seeds(answers, metric, resampler, cells),
+            }
+        )
     return entries
 
 
-def flips(
-    answers: TaskAnswers,
-    metric: str,
-    resampler: Resampler,
-    *,
-    without: Mapping[str, Sequence[Cell]],
-    whole: Sequence[Cell],
-) -> dict[str, dict[str, Any]]:
-    """Per encoder, the share of examples that all encoders get right and all others wrong (`rescue`), and
-    `harm`."""
-    result: dict[str, dict[str, Any]] = {}
-    for alias, cells in without.items():
-        draws = _draw_shares(answers, metric, resampler, whole, cells)
-        n = len(answers.rows.ids)
-        result[alias] = {"rescue": leaf(draws, 1, n=n), "harm": leaf(draws, 2, n=n)}
-    return result
-
-
-def _draw_shares(
-    answers: TaskAnswers, metric: str, resampler: Resampler, first: Sequence[Cell], second: Sequence[Cell]
-) -> Draws:
-    shares = [
-        _shares(correctness(metric, a), correctness(metric, b)) for a, b in zip(first, second, strict=True)
+def _capa(answers: TaskAnswers, metric: str, resampler: Resampler, cells: Sequence[Sequence[Cell]]) -> Leaf:
+    if METRICS[metric] == "directions":
+        return not_run("a ranking has no options to agree on")
+    options = len(set(answers.vocabulary) | set(answers.rows.targets))
+    if options < 2:
+        return not_run("a single option")
+    columns = [
+        np.stack([a.prediction == b.prediction, a.correct, b.correct], axis=1).astype(np.float64)
+        for a, b in zip(*cells, strict=True)
     ]
+    draws = resampler.draw([mean_statistic(one, answers.rows) for one in columns])
+    found = draws.apply(lambda table: capa(table, num_options=options))
+    result = leaf(found, 0, n=len(answers.rows.ids), undefined="undefined: both are always right")
+    return {**result, "options": options}
+
+
+def _against_seeds(
+    answers: TaskAnswers, metric: str, resampler: Resampler, cells: Sequence[Sequence[Cell]]
+) -> dict[str, Leaf]:
+    """The union over two seeds of the better encoder of a pair, and what the pair's union under two seeds exceeds it
+    by."""
+    if len(answers.seeds) < SEEDS_FOR_UNION:
+        why = not_run(f"needs {SEEDS_FOR_UNION} seeds, has {len(answers.seeds)}")
+        return {"union_seeds": why, "union_gain_over_seeds": why}
+    right = [np.stack([correctness(metric, cell) for cell in one]) for one in cells]
+    better, other = sorted(right, key=lambda one: -float(one.mean()))
+    columns = np.stack([_unions(better, better), _unions(better, other) / 2 + _unions(other, better) / 2], axis=-1)
+    draws = resampler.draw([mean_statistic(one, answers.rows) for one in pseudo_values(columns)])
+    n = len(answers.rows.ids)
+    gain = draws.linear(np.array([[-1.0, 1.0]]))
+    return {"union_seeds": leaf(draws, 0, n=n), "union_gain_over_seeds": leaf(gain, 0, n=n)}
+
+
+def _unions(first: Bool[np.ndarray, "s n"], second: Bool[np.ndarray, "s n"]) -> Float[np.ndarray, "s n"]:
+    """Per seed of the first, how often it or another seed of the second is right, averaged over those."""
+    seeds = range(len(first))
+    return np.stack([np.mean([first[s] | second[t] for t in seeds if t != s], axis=0) for s in seeds])
+
+
+def pseudo_values(columns: Float[np.ndarray, "s n k"]) -> Float[np.ndarray, "s n k"]:
+    """Jackknife pseudo-values of a mean over pairs of seeds, so that its variance between seeds is that of a mean.
+
+    From h_s, the mean over the pairs that seed s takes part in, and U, that over all pairs:
+    (2 (K - 1) h_s - K U) / (K - 2), whose mean over s is U.
+    """
+    count = len(columns)
+    whole = columns.mean(axis=0)
+    return np.asarray((2 * (count - 1) * columns - count * whole) / (count - 2))
+
+
+def ensemble_overlap(
+    answers: TaskAnswers, metric: str, resampler: Resampler, solo: Solo, *, whole: Sequence[Cell]
+) -> dict[str, Leaf]:
+    """Union over all single encoders, the same if errors were independent, and the share of the headroom between the
+    best single encoder and the union that all encoders together capture."""
+
+    def columns(seed: int) -> Float[np.ndarray, "n k"]:
+        singles = np.stack([correctness(metric, cells[seed]) for cells in solo.values()], axis=1)
+        return np.column_stack([singles.any(axis=1), correctness(metric, whole[seed]), singles]).astype(np.float64)
+
+    draws = resampler.draw([mean_statistic(columns(seed), answers.rows) for seed in range(len(whole))])
+    found = draws.apply(_ensemble)
+    undefined = "undefined: the union is no better than the best single encoder"
+    n = len(answers.rows.ids)
+    return {name: leaf(found, column, n=n, undefined=undefined) for column, name in enumerate(ENSEMBLE)}
+
+
+def _ensemble(table: Float[np.ndarray, "*r k"]) -> Float[np.ndarray, "*r 4"]:
+    union, together, singles = table[..., 0], table[..., 1], table[..., 2:]
+    best = singles.max(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        captured = np.where(union - best > 1e-12, (together - best) / (union - best), np.nan)
+    return np.stack([union, 1 - (1 - singles).prod(axis=-1), best, captured], axis=-1)
+
+
+def drawn_shares(
+    answers: TaskAnswers, metric: str, resampler: Resampler, *, first: Sequence[Cell], second: Sequence[Cell]
+) -> Draws:
+    """Shares of both right, only the first, only the second, neither."""
+    pairs = zip(first, second, strict=True)
+    shares = [right_and_wrong(correctness(metric, a), correctness(metric, b)) for a, b in pairs]
     return resampler.draw([mean_statistic(columns, answers.rows) for columns in shares])

@@ -16,9 +16,10 @@ from typing import Any
 from analysis.answers import RunAnswers, load_answers
 from analysis.attention import read_attention
 from analysis.errors import AnswersError
+from analysis.image_use import MARGIN
 from analysis.run_files import RunFiles, cost_of, read_run_files, similarity_of, training_summary
 from analysis.task_results import task_results
-from analysis.verdict import MARGIN, finish_verdicts
+from analysis.verdict import finish_verdicts
 
 SCHEMA_VERSION = 1
 NUM_RESAMPLES = 2000
@@ -71,9 +72,9 @@ def assemble(run_folder: Path | str, *, num_resamples: int = NUM_RESAMPLES, seed
         "statistics": {
             "resamples": num_resamples,
             "seed": seed,
-            "interval": "95 % percentile interval, clustered bootstrap over images",
+            "interval": "95 %, clustered bootstrap over images, joined with the variance between seeds (Banerjee 1960)",
             "equivalence_margin": MARGIN,
-            "corrected": "Holm over all encoders and tasks of the run",
+            "corrected": "Holm over all encoders and tasks of the run, and over all its comparisons with controls",
         },
         "interval_note": _interval_note(answers),
     }
@@ -95,9 +96,8 @@ def _interval_note(answers: RunAnswers) -> str:
     if counts == {1}:
         return "Intervals resample images and are conditional on the one seed that was trained."
     if 1 in counts:
-        return "Intervals resample images and seeds; those of tasks with one seed are conditional on it."
-    few = " With few seeds they are somewhat too narrow." if min(counts) < 5 else ""
-    return f"Intervals resample images and seeds, crossed.{few}"
+        return "Intervals cover images and seeds; those of tasks with one seed are conditional on it."
+    return "Intervals cover images and seeds, crossed, and are widened for the few seeds that there are."
 
 
 def write_results(run_folder: Path | str, results: dict[str, Any]) -> Path:

@@ -12,11 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis import figures, tables
+from analysis.controls import CONTROLS
 from analysis.drawing import Drawing
 from analysis.leaves import is_run
 from analysis.tables import Cell, Table
-from analysis.verdict import ENSEMBLE_CONTROLS
-from analysis.words import headline, percent, plain_words, short, title_of, training_words, verdict_sentence
+from analysis.words import (
+    attention_flag_words,
+    claim_words,
+    headline,
+    image_use_words,
+    percent,
+    plain_words,
+    short,
+    title_of,
+    training_words,
+    verdict_sentence,
+)
 
 Block = Drawing | Table
 
@@ -65,7 +76,8 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
             }
             for e in task["verdict"]
         ]
-        lacking = task["verdict"][0]["lacking"] if task["verdict"] else []
+        lists = [entry["lacking"] for entry in task["verdict"]]
+        lacking = [reason for reason in lists[0] if all(reason in others for others in lists)] if lists else []
         reason = f"Nothing here is graded established: {'; '.join(lacking)}." if lacking else ""
         boxes.append(Verdict(name, title_of(name), headline(task), training_words(task), entries, reason))
     return boxes
@@ -104,6 +116,7 @@ def sections(results: dict[str, Any]) -> list[Section]:
                 "is named."
             ],
             lambda name, task: [tables.control_table(name, task)],
+            lambda task: [claim_words(task), image_use_words(task)],
         ),
         _slices(results),
         _attention(results),
@@ -125,9 +138,10 @@ def _per_task(
     title: str,
     lead: Sequence[str],
     blocks: Callable[[str, dict[str, Any]], Sequence[Block | None]],
+    lines: Callable[[dict[str, Any]], Sequence[str]] = lambda task: (),
 ) -> Section:
     groups = [
-        Group(title_of(name), [], [block for block in blocks(name, task) if block is not None])
+        Group(title_of(name), lines(task), [block for block in blocks(name, task) if block is not None])
         for name, task in results["tasks"].items()
     ]
     return Section(key, title, lead, [group for group in groups if group.blocks])
@@ -232,9 +246,10 @@ def _attention(results: dict[str, Any]) -> Section:
     for name, task in results["tasks"].items():
         agreement = task["attention_vs_shapley"]
         line = f"Rank correlation of lift with Shapley value: {plain_words(agreement)}."
+        lines = [line, *(attention_flag_words(flag) for flag in task["attention_flags"])]
         drawn = figures.attention_figure(name, task, results["encoders"])
         table = tables.attention_table(name, task)
-        groups.append(Group(title_of(name), [line], [table] if drawn is None else [drawn, table]))
+        groups.append(Group(title_of(name), lines, [table] if drawn is None else [drawn, table]))
     lead = [
         "Warning: attention describes where the model looks; it does not say what the answer owes to it. An"
         " encoder can draw attention and add nothing. Judge by ablation; both stand side by side here. Lift"
@@ -281,8 +296,8 @@ def _limits(results: dict[str, Any]) -> Section:
     unfinished = [title_of(name) for name, task in results["tasks"].items() if task["converged"] is not True]
     absent = [
         control
-        for control in ENSEMBLE_CONTROLS
-        if not all(is_run(task["controls"][control]) for task in results["tasks"].values())
+        for control in CONTROLS
+        if any(control in task["complementarity"]["missing"] for task in results["tasks"].values())
     ]
     lines = [
         results["interval_note"],

@@ -1,10 +1,10 @@
-"""How alike the encoders' representations are: debiased linear CKA.
+"""How alike the encoders' representations are: debiased linear CKA, and mutual nearest neighbours.
 
 Handed one feature matrix per encoder over the same images; hands on the contents of a run's
 `similarity.json`. The biased estimator reports 0.9 for independent features when images are fewer than
 dimensions; the debiased one (Song et al. 2012 HSIC, as used by Nguyen et al. 2021) has expectation 0.
-Computed in feature space, so memory grows with images x width and never with images squared. Similar spaces
-need not mean similar errors.
+Computed in feature space, so memory grows with images x width and never with images squared; `analysis.streamed` bounds
+it for any number of images. Similar spaces need not mean similar errors.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
 from analysis.leaves import Leaf, not_run, rounded
+from analysis.neighbours import neighbour_table
 
 BLOCKS = 20
 
@@ -79,13 +80,14 @@ def cka_leaf(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "n e"]) 
     }
 
 
-def similarity_table(features: Mapping[str, Float[np.ndarray, "n d"]]) -> dict[str, Any]:
-    """CKA of every pair of encoders, as `similarity.json` stores it.
+def similarity_table(features: Mapping[str, Float[np.ndarray, "_ _"]]) -> dict[str, Any]:
+    """CKA and mutual nearest neighbours of every pair of encoders, as `similarity.json` stores them.
 
     Args:
         features: per alias one vector per image, such as the mean over tokens, rows in the same order.
     """
     pairs = combinations(features, 2)
     return {
-        "cka": [{"encoders": list(pair), **cka_leaf(features[pair[0]], features[pair[1]])} for pair in pairs]
+        "cka": [{"encoders": list(pair), **cka_leaf(features[pair[0]], features[pair[1]])} for pair in pairs],
+        "mutual_knn": neighbour_table(features),
     }

@@ -1,9 +1,9 @@
 """Coalition values by slice: question type, planted factor, or any `slice_*` column.
 
-Handed a task's table and its resampler; hands on, per slice column and value, all coalition values, Shapley
-and solo values with n and interval. Slices share the task's resampled images. Values with too few examples
-are named as not run; p-values of Shapley values are corrected for false discovery (Benjamini-Hochberg) over
-all slices of a task.
+Handed a task's table and its resampler; hands on, per slice column and value, all coalition values, Shapley, leave-one-
+out and solo values and pairwise interactions with n and interval. Slices share the task's resampled images. Values with
+too few examples are named as not run; p-values of Shapley values, and those of leave-one-out, are corrected for false
+discovery (Benjamini-Hochberg) over all slices and encoders of a task.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from analysis.answers import Rows
-from analysis.bootstrap import Draws, Resampler
+from analysis.bootstrap import Resampler
 from analysis.coalition_values import CoalitionSpace
 from analysis.columns import Columns
+from analysis.contributions import Contributions
+from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.leaves import leaf, not_run
+from analysis.leaves import Leaf, is_run, leaf, not_run
+from analysis.sampled import estimate
 from analysis.verdict import benjamini_hochberg
 
 MIN_EXAMPLES = 30
@@ -67,38 +70,40 @@ def _one(
         values = columns.coalition_draws(resampler, chance=chance, keep=keep)
     except AnswersError as error:
         return {"n": n, **not_run(str(error))}
-    shapley, solo = values.linear(space.shapley()), values.linear(space.solo())
-    undefined = "undefined in this slice: one class only"
+    found = Contributions(space, values, n, undefined="undefined in this slice: one class only")
+    shapley = values.linear(space.shapley()) if space.complete else estimate(space, values, order=1)
     return {
         "n": n,
         "images": len(np.unique(rows.clusters[keep])),
         "coalitions": [
-            {"encoders": list(coalition), **leaf(values, column, n=n, undefined=undefined)}
+            {"encoders": list(coalition), **leaf(values, column, n=n, undefined=found.undefined)}
             for column, coalition in enumerate(space.coalitions)
         ],
-        "full": leaf(values, space.full, n=n, undefined=undefined),
-        "empty": leaf(values, 0, n=n, undefined=undefined),
-        "shapley": {
-            alias: _with_p(shapley, column, n, undefined) for column, alias in enumerate(space.aliases)
-        },
-        "solo": {
-            alias: leaf(solo, column, n=n, undefined=undefined) for column, alias in enumerate(space.aliases)
-        },
+        "full": leaf(values, space.full, n=n, undefined=found.undefined),
+        "empty": leaf(values, 0, n=n, undefined=found.undefined),
+        "shapley": _with_p(found, shapley),
+        "leave_one_out": _with_p(found, values.linear(space.leave_one_out())),
+        "solo": found.solo(),
+        "interaction": found.interaction(),
     }
 
 
-def _with_p(draws: Draws, column: int, n: int, undefined: str) -> dict[str, Any]:
-    result = leaf(draws, column, n=n, undefined=undefined)
-    return {**result, "p": round(draws.p_value(column), 6)} if "value" in result else result
+def _with_p(found: Contributions, draws: Draws) -> dict[str, Leaf]:
+    leaves = found.per_encoder(draws)
+    for column, one in enumerate(leaves.values()):
+        if is_run(one):
+            one["p"] = round(draws.p_value(column), 9)
+    return leaves
 
 
 def _correct(result: dict[str, dict[str, Any]]) -> None:
-    leaves = [
-        entry
-        for values in result.values()
-        for one in values.values()
-        for entry in one.get("shapley", {}).values()
-        if "p" in entry
-    ]
-    for entry, corrected in zip(leaves, benjamini_hochberg([entry["p"] for entry in leaves]), strict=True):
-        entry["p_bh"] = round(corrected, 6)
+    for quantity in ("shapley", "leave_one_out"):
+        leaves = [
+            entry
+            for values in result.values()
+            for one in values.values()
+            for entry in one.get(quantity, {}).values()
+            if "p" in entry
+        ]
+        for entry, corrected in zip(leaves, benjamini_hochberg([entry["p"] for entry in leaves]), strict=True):
+            entry["p_bh"] = round(corrected, 9)

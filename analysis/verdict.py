@@ -1,11 +1,11 @@
-"""From numbers to grades: what may be claimed about each encoder.
+"""From numbers to grades: what may be claimed about each encoder, and about all of them together.
 
-Handed the paired leave-one-out gain of each encoder with its p-value and standard error; hands on a grade,
-what keeps it from a higher one, and the smallest difference that the design would have found. A model that does
-not beat its floor says nothing about its encoders, least of all that they are redundant. Grades:
-`established` (needs three seeds, agreeing removals and passed ensemble controls), `suggestive`,
-`undetermined`, `redundant` (the interval lies within the equivalence margin) and `harmful`. p-values are
-corrected after Holm over all encoders and tasks of a run.
+Handed the paired leave-one-out gain of each encoder with its p-value and the task's comparisons with its controls;
+hands on grades, what keeps them from being higher, and the claim of complementarity. A model that does not beat its
+floor says nothing about its encoders, least of all that they are redundant. Grades: `established` (needs three seeds,
+removals that agree and gains over every control), `suggestive`, `undetermined`, `redundant` (the interval lies within
+the equivalence margin) and `harmful`. p-values are corrected after Holm: those of encoders over all encoders and tasks
+of a run, those of controls over all its comparisons with controls.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import binomtest, norm  # type: ignore[import-untyped]
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
+from analysis.controls import finish_claim
+from analysis.image_use import MARGIN
 from analysis.leaves import Leaf, is_run
+from analysis.power import LEVEL
 
 Grade = Literal["established", "suggestive", "undetermined", "redundant", "harmful"]
 
-MARGIN = 0.01
-"""Equivalence margin: a gain within one point either way is called redundant."""
-
-LEVEL = 0.05
-POWER = 0.8
 SEEDS_TO_ESTABLISH = 3
-ENSEMBLE_CONTROLS = ("duplicate", "seeds", "averaged")
 
 ACTIONS: dict[Grade, str] = {
     "established": "keep",
@@ -73,34 +70,6 @@ def is_binary(*scores: Float[np.ndarray, " n"]) -> bool:
     return all(bool(np.isin(values, (0.0, 1.0)).all()) for values in scores)
 
 
-def detectable_difference(standard_error: float) -> float:
-    """The true difference that this design would find with 80 % power at the two-sided 5 % level."""
-    return float((norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER)) * standard_error)
-
-
-def lacking_for_established(
-    num_seeds: int, control_gains: dict[str, Leaf], *, num_removals: int
-) -> list[str]:
-    """What keeps any encoder of a task from the grade `established`; empty when nothing does.
-
-    Args:
-        control_gains: per control, the paired gain of all encoders over it.
-        num_removals: in how many ways encoders were removed.
-    """
-    lacking = []
-    if num_seeds < SEEDS_TO_ESTABLISH:
-        lacking.append(f"{num_seeds} of at least {SEEDS_TO_ESTABLISH} seeds")
-    if num_removals < 2:
-        lacking.append("only one way of removing encoders was evaluated")
-    absent = [name for name in ENSEMBLE_CONTROLS if not is_run(control_gains.get(name))]
-    if absent:
-        lacking.append(f"controls not run: {', '.join(absent)}")
-    for name in ENSEMBLE_CONTROLS:
-        if name not in absent and control_gains[name]["ci95"][0] <= 0:
-            lacking.append(f"the gain over control {name!r} may be zero")
-    return lacking
-
-
 def grade(gain: Leaf, p_holm: float, lacking: Sequence[str]) -> Grade:
     """The grade of one encoder from its paired gain; whether the model learned anything is asked first, then the
     margin, then direction and evidence."""
@@ -117,26 +86,41 @@ def grade(gain: Leaf, p_holm: float, lacking: Sequence[str]) -> Grade:
 
 
 def finish_verdicts(tasks: dict[str, dict[str, Any]], *, num_resamples: int) -> None:
-    """Fills in corrected p-values, grades and actions over all tasks of a run, in place.
-
-    The smallest p that resampling can give is 1 / (resamples + 1); where Holm's correction lifts even that
-    above the level, the verdicts say that more resamples are needed.
-    """
+    """Fills in corrected p-values, claims, grades and actions over all tasks of a run, in place."""
+    comparisons = [one for task in tasks.values() for one in task["complementarity"]["comparisons"]]
+    for one, p_holm in zip(comparisons, holm([one["p"] for one in comparisons]), strict=True):
+        one["p_holm"] = round(p_holm, 9)
+    for task in tasks.values():
+        finish_claim(task["complementarity"])
     entries = [(task, entry) for task in tasks.values() for entry in task["verdict"]]
-    if len(entries) / (num_resamples + 1) >= LEVEL:
-        few = f"{num_resamples} resamples, too few for {len(entries)} comparisons"
-        for _, entry in entries:
-            entry["lacking"] = [*entry["lacking"], few]
-    for task, entry in entries:
-        if not (is_run(task["gain_over_floor"]) and task["gain_over_floor"]["ci95"][0] > 0):
-            entry["lacking"] = [*entry["lacking"], UNLEARNED]
     corrected = holm([entry["p"] for _, entry in entries])
     for (task, entry), p_holm in zip(entries, corrected, strict=True):
-        entry["p_holm"] = round(p_holm, 6)
+        entry["lacking"] = [*_lacking_of_task(task), *entry["lacking"], *_too_few(task, entries, num_resamples)]
+        entry["p_holm"] = round(p_holm, 9)
         entry["grade"] = grade(entry["gain"], p_holm, entry["lacking"])
         entry["action"] = UNLEARNED_ACTION if UNLEARNED in entry["lacking"] else ACTIONS[entry["grade"]]
         entry["comparisons"] = len(entries)
         entry["replaceable_by"] = _partners(entry, task["interaction"])
+
+
+def _lacking_of_task(task: dict[str, Any]) -> list[str]:
+    """What keeps every encoder of a task from the grade `established`; empty when nothing does."""
+    lacking = []
+    if len(task["seeds"]) < SEEDS_TO_ESTABLISH:
+        lacking.append(f"{len(task['seeds'])} of at least {SEEDS_TO_ESTABLISH} seeds")
+    lacking += task["complementarity"]["lacking"]
+    if task["image_use"].get("state") == "image-blind":
+        lacking.append("the evaluation does not look at the image")
+    if not (is_run(task["gain_over_floor"]) and task["gain_over_floor"]["ci95"][0] > 0):
+        lacking.append(UNLEARNED)
+    return lacking
+
+
+def _too_few(task: dict[str, Any], entries: Sequence[Any], num_resamples: int) -> list[str]:
+    """With one seed the smallest p is 1 / (resamples + 1), which Holm's correction may lift above the level."""
+    if len(task["seeds"]) > 1 or len(entries) / (num_resamples + 1) < LEVEL:
+        return []
+    return [f"{num_resamples} resamples, too few for {len(entries)} comparisons"]
 
 
 def _partners(entry: dict[str, Any], interactions: list[dict[str, Any]]) -> list[str]:

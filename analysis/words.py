@@ -162,6 +162,41 @@ def _negated(leaf: Leaf) -> Leaf:
     return {**leaf, "value": -leaf["value"], "ci95": [-high, -low]}
 
 
+def claim_words(task: dict[str, Any]) -> str:
+    """Whether complementarity is claimed, with the smallest gain over a control or with what stands against it."""
+    claim = task["complementarity"]
+    if not claim["claimed"]:
+        return f"Complementarity is not claimed: {'; '.join(claim['lacking'])}."
+    least = min(claim["comparisons"], key=lambda one: float(one["gain"]["value"]))
+    return (
+        f"All encoders together gain over every control; the least, {points(least['gain'])}, over {least['control']}"
+        f" (Holm {p_words(least['p_holm'])} over {len(claim['comparisons'])} comparisons of this task)."
+    )
+
+
+def image_use_words(task: dict[str, Any]) -> str:
+    """Whether the evaluation looks at the image."""
+    found = task["image_use"]
+    if "not_run" in found:
+        return f"Whether the image is looked at was not tested ({found['not_run']})."
+    size, margin = points(found["difference"]), number(found["margin"], scale=100.0)
+    tail = f"the right image instead of another one changes the score by {size}"
+    if found["state"] == "image-blind":
+        test = f"TOST {p_words(found['p_equivalent'])}"
+        return f"Image-blind: {tail}, equivalent to nothing within {margin}\u00a0pt ({test})."
+    if found["state"] == "cannot tell":
+        detectable = f"{number(found['detectable'], scale=100.0)}\u00a0pt or more"
+        return f"One cannot tell whether the image is looked at: {tail}; this design detects {detectable}."
+    return f"{found['state'].capitalize()}: {tail}."
+
+
+def attention_flag_words(flag: dict[str, Any]) -> str:
+    """An encoder of which attention and ablation say different things."""
+    lift = number(flag["lift"]["value"], digits=2)
+    said = f"its Shapley value is {points(flag['shapley'])}"
+    return f"{flag['encoder']}: {flag['flag']} (lift {lift}, without interval; {said})."
+
+
 def training_words(task: dict[str, Any]) -> str:
     """How long the model was trained, and whether that was long enough."""
     if not isinstance(task["steps"], int):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PARTS: dict[str, str] = {
+    "analysis": "experiments.bench_analysis:run",
     "extract": "experiments.bench_extract:run",
     "store": "experiments.bench_store:run",
     "tasks": "experiments.bench_tasks:run",

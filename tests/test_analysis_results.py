@@ -104,6 +104,7 @@ def test_floor_controls_and_best_single(results: dict[str, Any]) -> None:
     gqa, coco = results["tasks"]["gqa"], results["tasks"]["coco"]
     assert gqa["controls"]["blind"]["value"] == pytest.approx(0.25, abs=0.08)
     assert gqa["controls"]["shuffled"]["value"] == pytest.approx(0.25, abs=0.08)
+    assert gqa["image_use"]["state"] == "uses the image"
     assert gqa["controls"]["seeds"] == {"not_run": "needs --controls full"}
     assert gqa["gain_over_floor"]["ci95"][0] > 0.5
     assert coco["floor"]["source"] == "chance by definition"
@@ -145,28 +146,87 @@ def test_same_folder_gives_the_same_numbers_and_writing_is_atomic(run: Path, res
     assert not list(run.glob(".results*"))
 
 
+ONE = ("duplicate", "seeds", "matched")
+"""Controls that are made of one encoder."""
+
+
+def copy_cells(folder: Path, pattern: str, *, mode: str = "masked", removal: str = "drop", coalition: str = "") -> None:
+    """Writes the evaluated cells of a pattern again under another mode, removal or coalition."""
+    for path in sorted((folder / "answers").glob(pattern)):
+        if ".select" in path.name:
+            continue
+        table = replaced(replaced(pq.read_table(path), "mode", mode), "removal", removal)
+        task, seed, _, _, name = path.stem.split(".")
+        table = replaced(table, "coalition", coalition) if coalition else table
+        pq.write_table(table, path.with_name(f"{task}.{seed}.{mode}.{removal}.{coalition or name}.parquet"))
+
+
+def write_full_controls(folder: Path, task: str) -> None:
+    """Every ensemble control as good as single encoders are."""
+    for alias in ENCODERS:
+        for mode in ONE:
+            copy_cells(folder, f"{task}.*.masked.drop.{alias}.parquet", mode=mode)
+    copy_cells(folder, f"{task}.*.masked.drop.vit.parquet", mode="averaged", coalition="+".join(ENCODERS))
+
+
 def test_three_seeds_and_full_controls_can_establish(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "three", tasks=("gqa",), num_rows=200, seeds=(0, 1, 2))
-    for path in list((folder / "answers").glob("gqa.*.masked.drop.*.parquet")):
-        table = pq.read_table(path)
-        if ".select" not in path.name:
-            pq.write_table(
-                replaced(table, "removal", "mean"), path.with_name(path.name.replace("drop", "mean"))
-            )
-        if ".vit." in path.name and ".select" not in path.name:
-            for mode in ("duplicate", "seeds", "averaged"):
-                pq.write_table(
-                    replaced(table, "mode", mode), path.with_name(path.name.replace("masked", mode))
-                )
+    copy_cells(folder, "gqa.*.masked.drop.*.parquet", removal="mean")
+    before = assemble(folder, num_resamples=300)["tasks"]["gqa"]
+    assert before["complementarity"]["missing"] == dict.fromkeys((*ONE, "averaged"), "needs --controls full")
+    assert not before["complementarity"]["claimed"]
+    assert "established" not in {entry["grade"] for entry in before["verdict"]}
+    write_full_controls(folder, "gqa")
     results = assemble(folder, num_resamples=300)
     valid(results)
     task = results["tasks"]["gqa"]
     assert task["seeds"] == [0, 1, 2]
-    assert task["controls"]["duplicate"]["value"] == pytest.approx(task["coalitions"][1]["value"])
-    assert task["controls"]["matched"] == {"not_run": "needs --controls full"}
+    # Of several cells of a control the strongest is shown, and each is a comparison of its own.
+    assert task["controls"]["duplicate"]["value"] == max(e["value"] for e in task["coalitions"][1:5])
+    assert len(task["complementarity"]["comparisons"]) == 3 * 4 + 3
+    assert task["complementarity"]["claimed"] and not task["complementarity"]["lacking"]
     grades = {entry["encoder"]: entry["grade"] for entry in task["verdict"]}
     assert grades["convnext"] == "established" and grades["dino"] == "redundant"
     assert "crossed" in results["interval_note"]
+    assert task["sensitivity"]["mean"]["rank_agreement"]["value"] == pytest.approx(1)
+    assert task["sensitivity"]["zero"] == {"not_run": "the run holds no such cells"}
+
+
+def test_one_control_that_does_as_well_refuses_the_claim(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "ensemble", tasks=("gqa",), num_rows=200, seeds=(0, 1, 2))
+    copy_cells(folder, "gqa.*.masked.drop.*.parquet", removal="mean")
+    write_full_controls(folder, "gqa")
+    copy_cells(folder, f"gqa.*.masked.drop.{'+'.join(ENCODERS)}.parquet", mode="seeds", coalition="vit")
+    task = assemble(folder, num_resamples=300)["tasks"]["gqa"]
+    assert not task["complementarity"]["claimed"]
+    assert task["complementarity"]["lacking"] == ["the gain over control 'seeds' of vit may be zero"]
+    assert "established" not in {entry["grade"] for entry in task["verdict"]}
+
+
+def test_another_removal_that_shows_no_gain_keeps_from_established(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "removal", tasks=("gqa",), num_rows=200, seeds=(0, 1, 2))
+    write_full_controls(folder, "gqa")
+    copy_cells(folder, "gqa.*.masked.drop.*.parquet", removal="zero")
+    copy_cells(
+        folder,
+        f"gqa.*.masked.drop.{'+'.join(ENCODERS)}.parquet",
+        removal="zero",
+        coalition="vit+clip+dino",
+    )
+    grades = {e["encoder"]: e for e in assemble(folder, num_resamples=300)["tasks"]["gqa"]["verdict"]}
+    assert grades["clip"]["grade"] == "established" and grades["convnext"]["grade"] == "suggestive"
+    assert grades["convnext"]["lacking"] == ["removal 'zero' does not show the gain of convnext"]
+
+
+def test_a_control_under_some_seeds_or_of_another_encoder_does_not_count(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "partial", tasks=("gqa",), num_rows=100, seeds=(0, 1))
+    best = assemble(folder, num_resamples=50)["tasks"]["gqa"]["best_single"]["encoder"]
+    other = next(alias for alias in ENCODERS if alias != best)
+    copy_cells(folder, f"gqa.*.masked.drop.{other}.parquet", mode="duplicate")
+    copy_cells(folder, f"gqa.0.masked.drop.{best}.parquet", mode="seeds")
+    missing = assemble(folder, num_resamples=50)["tasks"]["gqa"]["complementarity"]["missing"]
+    assert missing["duplicate"] == f"made of {other}, and not of the best single encoder, {best}"
+    assert missing["seeds"].startswith("its cells are not those of every seed")
 
 
 def replaced(table: pa.Table, column: str, value: str) -> pa.Table:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, ttest_1samp
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from analysis.answers import Cell, Rows
-from analysis.bootstrap import Draws, Resampler
+from analysis.bootstrap import Resampler
+from analysis.draws import Draws
 from analysis.errors import AnswersError
 from analysis.floor import find_floor
 from analysis.leaves import leaf, not_run
@@ -21,15 +22,9 @@ from analysis.metric_values import (
     secondary_statistic,
 )
 from analysis.overlap import QUANTITIES, overlap_quantities
+from analysis.power import detectable_difference
 from analysis.similarity import cka_leaf, debiased_hsic, debiased_linear_cka
-from analysis.verdict import (
-    benjamini_hochberg,
-    detectable_difference,
-    grade,
-    holm,
-    lacking_for_established,
-    mcnemar_exact,
-)
+from analysis.verdict import benjamini_hochberg, grade, holm, mcnemar_exact
 
 
 def rows_of(
@@ -56,6 +51,7 @@ def cell_of(
         logprob=np.full(n, np.nan),
         rank=np.array(rank or [-1] * n),
         correct=np.array([value == 1 for value in score]),
+        prediction=np.zeros(n, dtype=np.int64),
     )
 
 
@@ -127,7 +123,7 @@ def test_bootstrap_agrees_with_scipy_where_images_have_one_example() -> None:
     rng = np.random.default_rng(1)
     scores = (rng.random((400, 2)) < [0.7, 0.6]).astype(float)
     rows = rows_of(list(range(400)))
-    resampler = Resampler("t", num_clusters=400, num_seeds=1, num_resamples=6000, seed=0)
+    resampler = Resampler("t", num_clusters=400, num_resamples=6000, seed=0)
     draws = resampler.draw([mean_statistic(scores, rows)]).linear(np.array([[1.0, -1.0]]))
     theirs = scipy_bootstrap(
         (scores[:, 0] - scores[:, 1],),
@@ -143,7 +139,7 @@ def test_bootstrap_agrees_with_scipy_where_images_have_one_example() -> None:
 
 def test_ten_copies_of_each_example_do_not_narrow_the_interval() -> None:
     scores = (np.random.default_rng(3).random((100, 1)) < 0.5).astype(float)
-    once = Resampler("t", num_clusters=100, num_seeds=1, num_resamples=2000, seed=0)
+    once = Resampler("t", num_clusters=100, num_resamples=2000, seed=0)
     single = once.draw([mean_statistic(scores, rows_of(list(range(100))))])
     copied = once.draw(
         [mean_statistic(np.repeat(scores, 10, axis=0), rows_of(list(np.repeat(range(100), 10))))]
@@ -155,10 +151,10 @@ def test_equal_columns_have_no_difference_in_any_draw_and_seeds_give_the_same_nu
     column = np.random.default_rng(5).random((60, 1))
     statistic = mean_statistic(np.hstack([column, column]), rows_of(list(np.arange(60) // 3)))
     first, again = (
-        Resampler("t", num_clusters=20, num_seeds=1, num_resamples=500, seed=7).draw([statistic])
+        Resampler("t", num_clusters=20, num_resamples=500, seed=7).draw([statistic])
         for _ in range(2)
     )
-    other = Resampler("t", num_clusters=20, num_seeds=1, num_resamples=500, seed=8).draw([statistic])
+    other = Resampler("t", num_clusters=20, num_resamples=500, seed=8).draw([statistic])
     assert np.abs(first.linear(np.array([[1.0, -1.0]])).samples).max() < 1e-12
     np.testing.assert_array_equal(first.samples, again.samples)
     assert (first.samples != other.samples).any()
@@ -166,11 +162,13 @@ def test_equal_columns_have_no_difference_in_any_draw_and_seeds_give_the_same_nu
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
     rows = rows_of(list(range(200)))
-    low, high = np.zeros((200, 1)), np.ones((200, 1))
-    resampler = Resampler("t", num_clusters=200, num_seeds=2, num_resamples=2000, seed=0)
-    draws = resampler.draw([mean_statistic(low, rows), mean_statistic(high, rows)])
+    resampler = Resampler("t", num_clusters=200, num_resamples=500, seed=0)
+    columns = [np.full((200, 1), value) for value in (0.4, 0.5, 0.6)]
+    draws = resampler.draw([mean_statistic(column, rows) for column in columns])
     assert draws.point[0] == pytest.approx(0.5)
-    assert draws.interval(0) == (0.0, 1.0)  # both seeds the same in half of the draws
+    # Nothing but seeds varies: Student's interval of three numbers, mean 0.5, standard deviation 0.1.
+    assert draws.interval(0) == pytest.approx((0.5 - 4.302653 * 0.1 / np.sqrt(3), 0.5 + 4.302653 * 0.1 / np.sqrt(3)))
+    assert draws.p_value(0) == pytest.approx(ttest_1samp([0.4, 0.5, 0.6], 0).pvalue)
 
 
 def test_p_value_of_a_clear_and_of_no_difference() -> None:
@@ -254,7 +252,11 @@ def test_exact_mcnemar_by_hand() -> None:
 
 
 def test_detectable_difference_is_2_8_standard_errors() -> None:
-    assert detectable_difference(0.01) == pytest.approx(0.0280159, abs=1e-6)
+    draws = Draws(np.zeros(1), 0.01 * np.array([[-1.0], [1.0]]) / np.sqrt(2))
+    assert draws.standard_error(0) == pytest.approx(0.01)
+    assert detectable_difference(draws, 0) == pytest.approx(0.0280159, abs=1e-6)
+    # Four times the images halve it.
+    assert detectable_difference(draws, 0, times=4) == pytest.approx(0.0140079, abs=1e-6)
 
 
 def one(value: float, low: float, high: float) -> dict[str, object]:
@@ -269,12 +271,3 @@ def test_grades() -> None:
     assert grade(one(0.0, -0.009, 0.009), 1.0, []) == "redundant"
     assert grade(one(-0.05, -0.08, -0.02), 0.001, ["1 of at least 3 seeds"]) == "harmful"
     assert grade(not_run("why"), 1.0, []) == "undetermined"
-
-
-def test_one_seed_or_an_unbeaten_control_keeps_from_established() -> None:
-    gains = {name: one(0.02, 0.01, 0.03) for name in ("duplicate", "seeds", "averaged")}
-    assert lacking_for_established(3, gains, num_removals=2) == []
-    assert lacking_for_established(1, gains, num_removals=2) == ["1 of at least 3 seeds"]
-    gains["seeds"] = one(0.005, -0.001, 0.01)
-    assert lacking_for_established(3, gains, num_removals=2) == ["the gain over control 'seeds' may be zero"]
-    assert "controls not run: duplicate, seeds, averaged" in lacking_for_established(3, {}, num_removals=1)

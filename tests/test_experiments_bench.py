@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.bench import PARTS, Figure, main
+from experiments.bench_analysis import resampling_seconds, shapley_seconds
 from experiments.bench_model import Bench, Shape
 from experiments.bench_store import open_figures, read_figures
 from experiments.bench_train import figures, size_chances
@@ -43,6 +44,12 @@ def test_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert size_chances(2, rate=0.5, empty=0.2) == pytest.approx([0.2, 0.6, 0.2])
     assert (tmp_path / "steps.svg").read_text().count("encoders") >= 2
     assert Figure("a ÷ b", 1.2, most=1.1).line() == "       1.200 ×     a ÷ b  (at most 1.1)"
+
+
+def test_statistics_are_measured_against_captum() -> None:
+    theirs, mine, error = shapley_seconds(3, rounds=1)
+    assert theirs > mine and error < 1e-5
+    assert resampling_seconds(num_examples=200, num_resamples=50) > 0
 
 
 def test_bad_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
