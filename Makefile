@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+TWO_AT_A_TIME := OMP_NUM_THREADS=1
 
 .PHONY: demo test soak check clean
 
@@ -9,10 +10,10 @@ demo: $(STAMP)
 	$(BIN)/python -m experiments.combine
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(TWO_AT_A_TIME) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(STAMP)
-	SOAK=1 $(BIN)/python -m pytest
+	SOAK=1 $(TWO_AT_A_TIME) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .
