@@ -7,7 +7,7 @@ against image-blind evaluation, and the entries of the verdict that grades are m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from analysis.power import detectable_difference, examples_needed
 from analysis.removals import disagreements
 from analysis.verdict import is_binary, mcnemar_exact
 
+EXACT = "exact McNemar"
 CHOICE_RESAMPLES = 500
 """Enough for intervals of what a choice was made on."""
 
@@ -114,6 +115,7 @@ def verdict_entries(columns: Columns, values: Draws, sensitivity: dict[str, Any]
     for column, alias in enumerate(space.aliases):
         gain = leaf(gains, column, n=n)
         p, method = _p_value(columns, gains, column, [other for other in space.aliases if other != alias])
+        test: Literal["normal", "exact"] = "exact" if method == EXACT else "normal"
         entries.append(
             {
                 "encoder": alias,
@@ -121,7 +123,7 @@ def verdict_entries(columns: Columns, values: Draws, sensitivity: dict[str, Any]
                 "p": round(p, 9),
                 "p_method": method,
                 "detectable": round(detectable_difference(gains, column), 6),
-                "needed": examples_needed(gains, column, n=n, comparisons=len(space.aliases)),
+                "needed": examples_needed(gains, column, n=n, comparisons=len(space.aliases), test=test),
                 "lacking": disagreements(sensitivity, alias, gain=gain),
             }
         )
@@ -137,6 +139,6 @@ def _p_value(columns: Columns, gains: Draws, column: int, others: Sequence[str])
         [rest] = columns.coalition_cells(others)
         if is_binary(whole.score, rest.score):
             gained, lost = int((whole.score > rest.score).sum()), int((whole.score < rest.score).sum())
-            return mcnemar_exact(gained, lost), "exact McNemar"
+            return mcnemar_exact(gained, lost), EXACT
     several = "t over images and seeds"
     return gains.p_value(column), several if len(answers.seeds) > 1 else "paired bootstrap over images"

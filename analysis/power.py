@@ -9,6 +9,7 @@ enough.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 
@@ -34,8 +35,19 @@ def detectable_difference(draws: Draws, column: int, *, comparisons: int = 1, ti
     return outer + draws.half_width(column, POWER, times=times)
 
 
-def examples_needed(draws: Draws, column: int, *, n: int, comparisons: int = 1, gain: float = PLANNED_GAIN) -> Leaf:
+def examples_needed(
+    draws: Draws,
+    column: int,
+    *,
+    n: int,
+    comparisons: int = 1,
+    gain: float = PLANNED_GAIN,
+    test: Literal["normal", "exact"] = "normal",
+) -> Leaf:
     """How many examples like these `n` would find `gain` with 80 % power, with as many seeds.
+
+    Args:
+        test: an exact test of counts needs 1 / gain examples more (the continuity correction).
 
     Returns:
         {"examples", "gain", "power", "comparisons"}, or that more examples do not help.
@@ -48,4 +60,5 @@ def examples_needed(draws: Draws, column: int, *, n: int, comparisons: int = 1, 
     if short_by(most) > 0:
         return not_run(f"no number of examples finds {100 * gain:g} points with {draws.num_seeds} seeds that differ so")
     times = math.exp(float(brentq(short_by, -most, most))) if short_by(-most) > 0 else 0.0
-    return {"examples": max(1, math.ceil(n * times)), "gain": gain, "power": POWER, "comparisons": comparisons}
+    examples = math.ceil(n * times + (1 / gain if test == "exact" else 0))
+    return {"examples": max(1, examples), "gain": gain, "power": POWER, "comparisons": comparisons}

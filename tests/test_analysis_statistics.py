@@ -22,7 +22,7 @@ from analysis.metric_values import (
     secondary_statistic,
 )
 from analysis.overlap import QUANTITIES, overlap_quantities
-from analysis.power import detectable_difference
+from analysis.power import detectable_difference, examples_needed
 from analysis.similarity import cka_leaf, debiased_hsic, debiased_linear_cka
 from analysis.verdict import benjamini_hochberg, grade, holm, mcnemar_exact
 
@@ -257,6 +257,18 @@ def test_detectable_difference_is_2_8_standard_errors() -> None:
     assert detectable_difference(draws, 0) == pytest.approx(0.0280159, abs=1e-6)
     # Four times the images halve it.
     assert detectable_difference(draws, 0, times=4) == pytest.approx(0.0140079, abs=1e-6)
+
+
+def test_examples_needed_by_hand() -> None:
+    # Differences with a variance of 0.1: (1.96 + 0.84)^2 * 0.1 / 0.03^2 examples, 33.3 more for an exact test.
+    draws = Draws(np.zeros(1), np.sqrt(0.1 / 1000) * np.array([[-1.0], [1.0]]) / np.sqrt(2))
+    expected = 2.801585**2 * 0.1 / 0.03**2
+    assert examples_needed(draws, 0, n=1000)["examples"] == int(np.ceil(expected))
+    assert examples_needed(draws, 0, n=1000, test="exact")["examples"] == int(np.ceil(expected + 1 / 0.03))
+    # Three seeds that differ by 5 points each way hide 3 points whatever the number of examples.
+    seeds = np.array([[-0.05], [0.0], [0.05]])
+    hidden = examples_needed(Draws(np.zeros(1), np.zeros((4, 1)), seeds, np.tile(seeds[:, None], (1, 4, 1))), 0, n=1000)
+    assert hidden == {"not_run": "no number of examples finds 3 points with 3 seeds that differ so"}
 
 
 def one(value: float, low: float, high: float) -> dict[str, object]:
