@@ -59,6 +59,7 @@ def read_run_files(folder: Path) -> RunFiles:
         raise RunFolderError(f"{folder / 'config.json'}: encoders must map each alias to its spec")
     environment = read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
     records = [read_json(path) for path in sorted((folder / "train").glob("*.json"))]
+    records = [record | {"mode": record.get("kind", record.get("mode"))} for record in records]
     return RunFiles(
         folder=folder,
         config=config,
@@ -99,6 +100,15 @@ def training_of(files: RunFiles, task: str) -> dict[str, Any]:
         "steps": min(int(record["steps"]) for record in models),
         "converged": all(bool(record["converged"]) for record in models),
     }
+
+
+def excluded_of(files: RunFiles, task: str) -> dict[str, Any]:
+    """How many images each split of a task was left without; nothing where the run did not record it."""
+    path = files.folder / "exclusions.json"
+    if not path.exists():
+        return {}
+    parts = read_json(path).get(task, {})
+    return {"excluded_images": {part: len(images) for part, images in parts.items()}}
 
 
 def training_summary(files: RunFiles) -> list[dict[str, Any]]:

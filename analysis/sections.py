@@ -308,6 +308,13 @@ def _limits(results: dict[str, Any]) -> Section:
     ]
     if unfinished:
         lines.append(f"Training had not converged, or is not known to have: {', '.join(unfinished)}.")
+    left_out = [
+        f"{title_of(name)} {sum(task['excluded_images'].values()):,}"
+        for name, task in results["tasks"].items()
+        if any(task.get("excluded_images", {}).values())
+    ]
+    if left_out:
+        lines.append(f"Images left out with their examples, in all splits together: {', '.join(left_out)}.")
     if absent:
         lines.append(
             f"Controls not run on some task: {', '.join(absent)}. Without them nothing is established."

@@ -23,7 +23,7 @@ from analysis.metric_values import METRICS, metric_of, secondary_statistic
 from analysis.overlap import CONVENTION, ensemble_overlap, pair_overlap
 from analysis.removals import REMOVALS, RETRAINED, OtherValues, removal_cells
 from analysis.rescues import flips
-from analysis.run_files import RunFiles, training_of
+from analysis.run_files import RunFiles, excluded_of, training_of
 from analysis.slices import slice_results
 
 
@@ -83,6 +83,7 @@ def task_results(
         "images": clusters,
         "seeds": list(answers.seeds),
         **training_of(files, answers.task),
+        **excluded_of(files, answers.task),
         "coalitions": _coalition_leaves(context),
         **contributions,
         "contribution_share": _contribution_share(context),

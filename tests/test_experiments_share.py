@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from experiments.combine import run
 from experiments.config import RunConfig, preset
 from experiments.share import Share, own_share
 from experiments.world.build import build_world
+from tasks import load_task
 
 ROOT = Path(__file__).parent.parent
 LAUNCHER = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "PATH": "/bin"}
@@ -103,3 +105,25 @@ def test_launched_processes_take_a_model_each(home: Path) -> None:
     assert found.keys() == expected.keys()
     for name, values in found.items():
         assert values == pytest.approx(expected[name], abs=1e-4), name
+
+
+def test_images_left_out_are_said_in_the_results(home: Path) -> None:
+    data = home / "data" / "gqa"
+    names = sorted(path.name for path in (data / "images").iterdir())
+    lists = home / "exclude.json"
+    used = {e.image for e in load_task("gqa").read(data, "test").examples}
+    gone = [name for name in names if name in used][:2]
+    lists.write_text(json.dumps(gone))
+    said: list[str] = []
+    run(config(home, "lacking", tasks=("gqa",), exclude=str(lists)), say=said.append)
+    results = json.loads((home / "runs" / "lacking" / "results.json").read_text())
+    assert results["tasks"]["gqa"]["excluded_images"] == {"train": 0, "select": 0, "test": 2}
+    assert "gqa: left out 0 images of train, 0 images of select, 2 images of test" in said
+    assert not answers_images(home, "lacking") & set(gone)
+    report = (home / "runs" / "lacking" / "report.md").read_text()
+    assert "Images left out with their examples, in all splits together: GQA 2." in report
+
+
+def answers_images(home: Path, name: str) -> set[str]:
+    file = home / "runs" / name / "answers" / "gqa.0.masked.drop.vit.parquet"
+    return set(pq.read_table(file)["image"].to_pylist())
