@@ -41,7 +41,7 @@ class Variances(NamedTuple):
     Attributes:
         images: of images, as all seeds see them.
         seeds: between seeds, over their number.
-        peculiar: the part of `seeds` that more images would shrink.
+        peculiar: what `seeds` would be if nothing but the choice of images told seeds apart; more images shrink it.
         added: of the estimate itself.
     """
 
@@ -49,6 +49,10 @@ class Variances(NamedTuple):
     seeds: float
     peculiar: float
     added: float
+
+    def planned(self, times: float) -> float:
+        """The seeds' part that is to be expected with that many times the images."""
+        return max(self.seeds - self.peculiar, 0.0) + self.peculiar / times
 
 
 @dataclass(frozen=True)
@@ -136,25 +140,26 @@ class Draws:
         own, count = self.seed_samples[:, :, column], self.num_seeds
         peculiar = unbiased * float(np.nanvar(own - own.mean(axis=0), axis=1, ddof=1).sum()) / (count * (count - 1))
         between = float(np.var(self.seed_points[:, column], ddof=1)) / count
-        return Variances(max(images - peculiar, 0.0), between, min(peculiar, between), added)
+        return Variances(max(images - peculiar, 0.0), between, peculiar, added)
 
     def standard_error(self, column: int) -> float:
         """Square root of the whole variance."""
         parts = self.variances(column)
         return math.sqrt(parts.images + parts.seeds + parts.added)
 
-    def half_width(self, column: int, probability: float, *, times: float = 1.0) -> float:
+    def half_width(self, column: int, probability: float, *, times: float | None = None) -> float:
         """How far the quantile of that probability (above one half) lies from the point, after Banerjee (1960).
 
         Args:
-            times: as if there were that many times the images.
+            times: for planning, as if there were that many times the images; the seeds' part is then at least what
+                the choice of images makes of it, as few seeds that happen to agree promise too much.
         """
         return _half_width(self._parts(column, times), probability)
 
-    def _parts(self, column: int, times: float = 1.0) -> list[tuple[float, float]]:
+    def _parts(self, column: int, times: float | None = None) -> list[tuple[float, float]]:
         """Variances with their degrees of freedom."""
         found = self.variances(column)
-        seeds = found.seeds - found.peculiar + found.peculiar / times
+        seeds, times = (found.seeds, 1.0) if times is None else (found.planned(times), times)
         images = math.inf if self.images is None else max(self.images * times - 1, 1)
         freedom = (images, max(self.num_seeds - 1, 1), self.added_df)
         parts = zip((found.images / times, seeds, found.added), freedom, strict=True)

@@ -124,8 +124,13 @@ def test_a_planted_gain_is_found_at_the_printed_size(num_seeds: int) -> None:
             return next(e for e in finished(answers, ("a", "b"), num_resamples=300)["verdict"] if e["encoder"] == "a")
 
         needed = entry(1000)["needed"]
-        assert isinstance(needed, dict) and needed["gain"] == 0.03
+        assert isinstance(needed, dict)
+        if "not_run" in needed:  # the few seeds of this world happen to differ so much that none is printed
+            continue
+        assert needed["gain"] == 0.03
         sizes.append(needed["examples"])
         found += entry(sizes[-1])["grade"] == "suggestive"
-    print(f"{num_seeds} seeds: found in {found} of {WORLDS} worlds at {np.median(sizes):.0f} examples")
-    assert found >= (0.8 * WORLDS if WORLDS == 2000 else binom.ppf(0.001, WORLDS, 0.8))
+    printed = len(sizes)
+    print(f"{num_seeds} seeds: found in {found} of {printed} worlds at {np.median(sizes):.0f} examples")
+    assert printed >= 0.85 * WORLDS
+    assert found >= (0.8 * printed if WORLDS == 2000 else binom.ppf(0.001, printed, 0.8))
