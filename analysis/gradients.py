@@ -63,13 +63,7 @@ def integrated_gradients(
 
     given = _Inputs.of(features, baseline)
     method: Any = IntegratedGradients(given.forward(score), multiply_by_inputs=True)
-    found = method.attribute(
-        given.tokens,
-        baselines=given.baselines,
-        additional_forward_args=(given.rows,),
-        n_steps=steps,
-        internal_batch_size=max(ROWS_AT_ONCE, len(given.rows)),
-    )
+    found = method.attribute(given.tokens, **given.settings(steps))
     return _attribution(score, given, [part.flatten(1).sum(dim=1) for part in found])
 
 
@@ -101,13 +95,7 @@ def layer_relevance(
     parts = []
     for alias in given.names:
         method: Any = LayerConductance(given.forward(score), layers[alias])
-        found = method.attribute(
-            given.tokens,
-            baselines=given.baselines,
-            additional_forward_args=(given.rows,),
-            n_steps=steps,
-            internal_batch_size=max(ROWS_AT_ONCE, len(given.rows)),
-        )
+        found = method.attribute(given.tokens, **given.settings(steps))
         parts.append(found.flatten(1).sum(dim=1))
     return _attribution(score, given, parts)
 
@@ -121,6 +109,15 @@ class _Inputs:
     tokens: tuple[Tensor, ...]
     baselines: tuple[Tensor, ...]
     rows: Tensor
+
+    def settings(self, steps: int) -> dict[str, Any]:
+        """What captum's methods are told beside the tokens."""
+        return {
+            "baselines": self.baselines,
+            "additional_forward_args": (self.rows,),
+            "n_steps": steps,
+            "internal_batch_size": max(ROWS_AT_ONCE, len(self.rows)),
+        }
 
     @classmethod
     def of(cls, features: FeatureMap, baseline: FeatureMap | None) -> _Inputs:

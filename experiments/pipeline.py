@@ -82,13 +82,16 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     folder = config.folder
     if accelerator.is_main_process:
         write_json(folder / "config.json", config.to_dict())
-        write_json(folder / "exclusions.json", _exclusions(data, say if first else _silent))
+        excluded = {n: {part: list(s.excluded) for part, s in item.splits.items()} for n, item in data.items()}
+        write_json(folder / "exclusions.json", excluded)
+        for line in _exclusion_lines(excluded) if first else ():
+            say(line)
     objectives = {name: item.task.objective(item.splits["train"], 8) for name, item in data.items()}
     workshop = Workshop(config, data, encoders, bank, accelerator, objectives)
     missing = _do_jobs(workshop, share, say=say, finish=finish)
-    if missing:
+    if missing and accelerator.is_main_process:
         say(f"{missing} of the run's models are with other shards: the last of them to finish writes the report")
-    elif accelerator.is_main_process:
+    if not missing and accelerator.is_main_process:
         _side_files(config, data, bank, encoders)
         finish("side files")
         if not (folder / "environment.json").exists():
@@ -100,17 +103,13 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     return folder
 
 
-def _silent(line: str) -> None:
-    """Says nothing."""
-
-
-def _exclusions(data: Mapping[str, TaskData], say: Callable[[str], None]) -> dict[str, Any]:
-    """The images that each split was left without."""
-    found = {name: {part: list(split.excluded) for part, split in item.splits.items()} for name, item in data.items()}
-    for name, parts in found.items():
-        if any(parts.values()):
-            say(f"{name}: left out " + ", ".join(f"{len(images)} images of {part}" for part, images in parts.items()))
-    return found
+def _exclusion_lines(excluded: Mapping[str, Mapping[Any, list[str]]]) -> list[str]:
+    """How many images each split was left without, where there are any."""
+    return [
+        f"{name}: left out " + ", ".join(f"{len(images)} images of {part}" for part, images in parts.items())
+        for name, parts in excluded.items()
+        if any(parts.values())
+    ]
 
 
 def _check_run_folder(config: RunConfig) -> None:
