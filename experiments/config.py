@@ -139,7 +139,8 @@ def demo() -> RunConfig:
         "vqa": {"min_count": 5},
     }
     evaluate = EvaluateConfig(rerank=8, precision="bf16")
-    return RunConfig("demo", dict(DEMO_ENCODERS), task_options=options, train=train, evaluate=evaluate)
+    fusion = FusionConfig(pad_text=8)
+    return RunConfig("demo", dict(DEMO_ENCODERS), task_options=options, fusion=fusion, train=train, evaluate=evaluate)
 
 
 def demo_full() -> RunConfig:
@@ -151,7 +152,7 @@ def demo_full() -> RunConfig:
 
 def tiny() -> RunConfig:
     """A small trunk from scratch, a model per task: for trying one's own encoders on a laptop."""
-    return RunConfig("tiny", dict(DEMO_ENCODERS), fusion=FusionConfig(dropout=0.1))
+    return RunConfig("tiny", dict(DEMO_ENCODERS), fusion=FusionConfig(dropout=0.1, pad_text=8))
 
 
 def base() -> RunConfig:

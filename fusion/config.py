@@ -39,6 +39,8 @@ class FusionConfig:
         tokenizer: folder with tokenizer.json for "scratch"; None is the demo's. A text checkpoint brings its
             own.
         max_text: longest text in tokens, [CLS] and [SEP] included; the rest of a longer one is cut off.
+        pad_text: a batch's texts are padded to its longest, and on to a multiple of so many tokens: kernels that are
+            compiled for each shape they meet (those of CPUs, of `torch.compile`) then meet few.
         grid: rows and columns of the common grid, "7x7"; None for the operator's default. This and the
             following are options: an operator takes those that `fusion.OPTIONS` gives it.
         align: a name in `fusion.ALIGNMENTS`, for how tokens are brought to the common grid.
@@ -56,6 +58,7 @@ class FusionConfig:
     trunk: str | None = None
     tokenizer: str | None = None
     max_text: int = 64
+    pad_text: int = 1
     grid: str | None = None
     align: str | None = None
     queries: int | None = None

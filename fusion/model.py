@@ -295,5 +295,6 @@ class FusionModel(nn.Module):
             ids = torch.full((batch or 0, 1), self.tokenizer.id_of("cls_token"))
             valid = torch.ones_like(ids, dtype=torch.bool)
         else:
-            ids, valid = self.tokenizer.ids(text, max_text=self.config.max_text)
+            settings = self.config
+            ids, valid = self.tokenizer.ids(text, max_text=settings.max_text, multiple=settings.pad_text)
         return Stream(self.text(ids.to(self.device)), valid.to(self.device))

@@ -1,11 +1,12 @@
 """Strings to token ids to embeddings.
 
 Handed a folder with tokenizer.json and a list of strings, hands on embedded tokens [CLS] text [SEP], padded
-to the longest text of the batch and no further. Also builds a tokenizer from a corpus. Learned absolute
+to about the longest text of the batch. Also builds a tokenizer from a corpus. Learned absolute
 positions are for text alone: visual tokens bypass them.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -101,12 +102,18 @@ class TextTokenizer:
             raise FusionError(f"the tokenizer has no {key} {self.names[key]!r}")
         return found
 
-    def ids(self, text: Sequence[str], *, max_text: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]:
-        """Returns ids of [CLS] text [SEP], cut to `max_text`, padded to the longest, and which are real."""
+    def ids(
+        self, text: Sequence[str], *, max_text: int, multiple: int = 1
+    ) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]:
+        """Returns ids of [CLS] text [SEP] and which are real.
+
+        Texts are cut to `max_text` and padded to the longest, and on to a multiple of `multiple` within `max_text`.
+        """
         cls_id, sep_id, pad_id = (self.id_of(key) for key in ("cls_token", "sep_token", "pad_token"))
         encodings = self.tokenizer.encode_batch(list(text), add_special_tokens=False)
         rows = [[cls_id, *encoding.ids[: max_text - 2], sep_id] for encoding in encodings]
         longest = max(len(row) for row in rows)
+        longest = min(max_text, math.ceil(longest / multiple) * multiple)
         ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
         return ids, torch.arange(longest) < lengths[:, None]

@@ -218,3 +218,13 @@ def test_every_option_is_looked_at(config: FusionConfig) -> None:
 def test_aliases_that_name_other_spans_are_refused(config: FusionConfig, alias: str) -> None:
     with pytest.raises(FusionError, match=f"encoder '{alias}' has the name of a span"):
         FusionModel(config, {alias: 4})
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_padding_of_texts_changes_nothing_else(config: FusionConfig, name: str) -> None:
+    made = {pad: FusionModel(replace(config, operator=name, pad_text=pad), WIDTHS).eval() for pad in (1, 12)}
+    features = batch()
+    for coalition in ((), tuple(WIDTHS)):
+        plain, padded = (made[pad].encode(TEXTS, features, coalition) for pad in (1, 12))
+        close(padded.pooled, plain.pooled)
+        close(made[12].match_logits(padded), made[1].match_logits(plain))

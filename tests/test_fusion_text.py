@@ -91,6 +91,9 @@ def test_tokenizer_by_hand(tmp_path: Path) -> None:
     assert ids.tolist() == [[2, 11, 7, 8, 9, 3], [2, 3, 0, 0, 0, 0], [2, 1, 3, 0, 0, 0]]
     assert valid.sum(1).tolist() == [6, 2, 3]
     assert built.ids(["ab ba ab"], max_text=3)[0].tolist() == [[2, 11, 3]]
+    padded, seen = built.ids(["ab cab", "", "z"], max_text=8, multiple=4)
+    assert padded.shape == (3, 8) and torch.equal(padded[:, :6], ids) and seen.sum(1).tolist() == [6, 2, 3]
+    assert built.ids(["ab cab", "", "z"], max_text=7, multiple=4)[0].shape == (3, 7)  # never beyond max_text
     with pytest.raises(FusionError, match="vocab_size=10"):
         build_tokenizer(["ab ab", "BA c"], folder=tmp_path, vocab_size=10)
 
