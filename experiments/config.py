@@ -134,8 +134,8 @@ def demo() -> RunConfig:
         weights={"flickr30k": 0.5, "coco": 0.5, "vqa": 1.2, "gqa": 1.2, "snli_ve": 0.8, "hateful_memes": 0.8},
     )
     options: dict[str, dict[str, Any]] = {
-        "flickr30k": {"negatives": "alternate"},
-        "coco": {"negatives": "alternate"},
+        "flickr30k": {"negatives": "alternate", "match_share": 0.25},
+        "coco": {"negatives": "alternate", "match_share": 0.25},
         "vqa": {"min_count": 5},
     }
     evaluate = EvaluateConfig(rerank=8, precision="bf16")

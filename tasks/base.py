@@ -45,8 +45,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal, final
@@ -59,6 +58,7 @@ from tasks.examples import Answer, Baselines, Example, Split, Target, mean_by, m
 from tasks.files import existing_folder, read_factors
 from tasks.objective import Alone, Objective, Pair, States, Stream, Whole
 from tasks.official_scores import OfficialScores
+from tasks.options import check_options
 from tasks.paths import find_image_root
 from tasks.predictions import Prediction, read_json_lines, write_json_lines
 
@@ -105,15 +105,8 @@ class Task(ABC):
     @final
     @classmethod
     def create(cls, **options: object) -> Task:
-        """The task with these options. Raises TaskError for one it does not have."""
-        known = [item.name for item in fields(cls)]
-        for key in options:
-            if key not in known:
-                near = get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise TaskError(
-                    f"task {cls.name!r} has no option {key!r}: {hint}it has {', '.join(known) or 'none'}"
-                )
+        """The task with these options. Raises TaskError for one it does not have, or a value of the wrong kind."""
+        check_options(cls, options, name=cls.name)
         return replace(cls(), **options)
 
     @property

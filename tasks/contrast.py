@@ -36,6 +36,8 @@ class RetrievalObjective(Objective):
         match_weight: weight of matching beside contrast; own pairs and negatives each make up half of it.
         negatives: "both" draws an image for each text and a text for each image; "alternate" draws one of the
             two for each example in turn, at half the cost.
+        match_share: share of a batch's examples that matching trains on, drawn anew each time: the joint encodings
+            of matching cost more than contrast does.
     """
 
     kind = "retrieval"
@@ -53,6 +55,7 @@ class RetrievalObjective(Objective):
         temperature: float = 0.07,
         match_weight: float = 1.0,
         negatives: Literal["both", "alternate"] = "both",
+        match_share: float = 1.0,
     ) -> None:
         super().__init__(task=task, width=width)
         self.settings: dict[str, object] = {
@@ -60,8 +63,10 @@ class RetrievalObjective(Objective):
             "temperature": temperature,
             "match_weight": match_weight,
             "negatives": negatives,
+            "match_share": match_share,
         }
         self.match_weight = match_weight
+        self.match_share = match_share
         self.negatives = negatives
         self.image_projection = Projection(width=width, shared=shared)
         self.text_projection = Projection(width=width, shared=shared)
@@ -109,9 +114,9 @@ class RetrievalObjective(Objective):
     ) -> list[Pair]:
         """Own pairs, then negatives: for a text an image that is not its own, for an image a text likewise.
 
-        Own pairs and negatives each make up half of matching. Negatives are drawn in proportion to the softmax of
-        the scaled similarity with a (CPU) generator, the hardest without one. A row whose batch holds only its own
-        image has no negative. None at all are drawn when matching has no weight.
+        Own pairs and negatives each make up half of matching, for `match_share` of the examples. Negatives are drawn in
+        proportion to the softmax of the scaled similarity with a (CPU) generator, the hardest without one. A row whose
+        batch holds only its own image has no negative. None at all are drawn when matching has no weight.
         """
         if self.match_weight == 0:
             return []
@@ -119,17 +124,26 @@ class RetrievalObjective(Objective):
         similarity = whole.gather(images) @ whole.gather(texts).T
         examples = whole.examples
         scores = (similarity * self.scale).float().cpu().masked_fill(own_mask(examples), -torch.inf)
+        taken = self._taken(len(examples), generator)
         drawn: list[tuple[int, int]] = []
-        for row, (image, text) in enumerate(
-            zip(_draw(scores.T, generator), _draw(scores, generator), strict=True)
+        for place, (row, image, text) in enumerate(
+            zip(taken, _draw(scores.T[taken], generator), _draw(scores[taken], generator), strict=True)
         ):
-            if image is not None and (self.negatives == "both" or row % 2 == 0):
+            if image is not None and (self.negatives == "both" or place % 2 == 0):
                 drawn.append((row, image))
-            if text is not None and (self.negatives == "both" or row % 2 == 1):
+            if text is not None and (self.negatives == "both" or place % 2 == 1):
                 drawn.append((text, row))
         half = 0.5 * self.match_weight
-        own = [Pair(row, row, label=1, weight=half / len(examples)) for row in range(len(examples))]
+        own = [Pair(row, row, label=1, weight=half / len(taken)) for row in taken]
         return own + [Pair(text, image, label=0, weight=half / len(drawn)) for text, image in drawn]
+
+    def _taken(self, size: int, generator: torch.Generator | None) -> list[int]:
+        """The examples that matching trains on: `match_share` of them, the first ones without a generator."""
+        if self.match_share == 1:
+            return list(range(size))
+        order = torch.arange(size) if generator is None else torch.randperm(size, generator=generator)
+        taken: list[int] = order[: max(1, round(self.match_share * size))].tolist()
+        return taken
 
     @torch.no_grad()
     def answers(self, states: Mapping[Stream, States], examples: Sequence[Example]) -> list[Answer]:
@@ -162,7 +176,7 @@ def soft_cross_entropy(logits: Float[Tensor, "b c"], belongs: Bool[Tensor, "b c"
     return -(shares * logits.float().log_softmax(1)).sum(1).mean()
 
 
-def _draw(scores: Float[Tensor, "b b"], generator: torch.Generator | None) -> list[int | None]:
+def _draw(scores: Float[Tensor, "t b"], generator: torch.Generator | None) -> list[int | None]:
     """A column for each row, None where every column is masked by -inf."""
     possible = scores.isfinite().any(1)
     chances = scores.masked_fill(~possible[:, None], 0.0).softmax(1)

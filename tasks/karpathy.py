@@ -39,6 +39,7 @@ class Retrieval(Task):
         temperature: where the learned temperature starts.
         match_weight: weight of matching beside contrast.
         negatives: which hard negatives matching gets for each example.
+        match_share: share of a batch's examples that matching trains on.
     """
 
     metric = "mean_recall"
@@ -52,6 +53,11 @@ class Retrieval(Task):
     temperature: float = 0.07
     match_weight: float = 1.0
     negatives: Literal["both", "alternate"] = "both"
+    match_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.match_share <= 1:
+            raise TaskError(f"{self.name}.match_share={self.match_share!r} must be above 0 and at most 1")
 
     def tables(self, folder: Path, split: str) -> list[Found]:
         part = WANTED.get(split, (split,))[0]
@@ -78,6 +84,7 @@ class Retrieval(Task):
             temperature=self.temperature,
             match_weight=self.match_weight,
             negatives=self.negatives,
+            match_share=self.match_share,
         )
 
     def value(self, answers: Sequence[Answer]) -> float:

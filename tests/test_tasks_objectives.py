@@ -159,6 +159,25 @@ def test_matching_counts_own_pairs_and_negatives_alike() -> None:
     assert objective.match_loss(torch.ones(4), negatives).item() == pytest.approx(math.log1p(math.e), rel=1e-5)
 
 
+def test_matching_trains_on_a_share_of_the_batch() -> None:
+    objective = RetrievalObjective(task="coco", width=8, shared=4, negatives="alternate", match_share=0.5)
+    mixed = Alone([Example(id=str(k), image=str(k), text="") for k in range(8)])
+    shown = states(8, *objective.streams)
+    seen = set()
+    for seed in range(20):
+        pairs = objective.pairs(shown, mixed, generator=torch.Generator().manual_seed(seed))
+        own, negatives = pairs[:4], pairs[4:]
+        assert all(pair.text == pair.image for pair in own) and len(negatives) == 4
+        taken = {pair.text for pair in own}
+        assert len(taken) == 4 and all(taken & {pair.text, pair.image} for pair in negatives)
+        assert sum(pair.weight for pair in own) == sum(pair.weight for pair in negatives) == 0.5
+        seen |= taken
+    assert seen == set(range(8))
+    assert objective.describe()["match_share"] == 0.5
+    with pytest.raises(TaskError, match="coco.match_share=0"):
+        load_task("coco", match_share=0)
+
+
 @dataclass(frozen=True)
 class Part:
     """Some rows of a batch, whose other rows' embeddings are known."""
