@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fusion.model import FusionModel
@@ -125,7 +125,7 @@ def save_weights(model: TaskModel, path: Path, record: Mapping[str, Any]) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     unfinished = path.with_suffix(".safetensors.unfinished")
-    save_file(state, unfinished)
+    unfinished.write_bytes(save(state))  # `save_file` makes a file that others cannot read
     os.replace(unfinished, path.with_suffix(".safetensors"))
     write_json(path.with_suffix(".json"), record)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from fusion.config import FusionConfig
 from fusion.errors import FusionError
@@ -29,7 +29,7 @@ def save_model(model: FusionModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(folder / "tokenizer")
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors.part")
+    (folder / "model.safetensors.part").write_bytes(save(state))  # `save_file` makes a file that others cannot read
     os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
     described = {
         "format": FORMAT,

@@ -46,6 +46,8 @@ def test_saved_and_loaded_agree_exactly(model: FusionModel, tmp_path: Path) -> N
         for parameter in model.parameters():
             parameter += 0.01
     model.save(tmp_path / "saved")
+    modes = {(tmp_path / "saved" / name).stat().st_mode for name in ("fusion.json", "model.safetensors")}
+    assert len(modes) == 1  # whoever may read the one may read the other
     loaded = FusionModel.load(tmp_path / "saved")
     assert loaded.config == model.config and loaded.widths == model.widths and loaded.aliases == model.aliases
     assert torch.equal(
