@@ -13,14 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.command_line import Parser
+
 if TYPE_CHECKING:
     from experiments.config import RunConfig
     from experiments.share import Share
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command's flags; none of them needs torch."""
-    made = argparse.ArgumentParser(prog="python -m experiments.combine", description=__doc__)
+    made = Parser(prog="python -m experiments.combine", description=__doc__)
     made.add_argument("--preset", default=None, help="demo (default), demo-full, tiny, base or large")
     made.add_argument("--config", type=Path, help="a JSON file such as a run's config.json, instead of a preset")
     made.add_argument(

@@ -47,7 +47,13 @@ class TaskData:
 
 
 def check_data(config: RunConfig) -> None:
-    """Refuses a data folder that is not there, before anything slow is loaded. Raises ConfigError."""
+    """Refuses a data folder that is not there and options that tasks do not have, before anything slow is done.
+
+    Raises:
+        ConfigError, TaskError: naming the folder or the option.
+    """
+    for name in config.tasks:
+        _load(config, name)
     if config.data is not None and not Path(config.data).is_dir():
         raise ConfigError(f"--data {config.data} is not a folder")
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from experiments.combine import configure
 from experiments.combine import parser as combine_parser
+from experiments.command_line import Parser
 
 if TYPE_CHECKING:
     from encoders.base import Encoder
     from experiments.config import RunConfig
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The flags of a run, and those of the extraction."""
     made = combine_parser()
     made.prog, made.description = "python -m experiments.extract", __doc__

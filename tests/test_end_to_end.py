@@ -145,6 +145,7 @@ def test_full_controls_and_other_removals_are_cells_like_any_other(
         (["--data", "/nowhere"], SMALL, "/nowhere is not a folder"),
         (["--config", "/nowhere.json"], SMALL, "no such file"),
         (["--images", "gqa"], SMALL, "TASK=FOLDER"),
+        (["--tasks", "coco"], ["task_options.coco.negatives=alternat"], "'alternate'"),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path: Path, arguments: list[str], settings: list[str], said: str) -> None:
@@ -156,7 +157,9 @@ def test_bad_input_gets_one_line(tmp_path: Path, arguments: list[str], settings:
 
 def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:
     done = command(tmp_path, "--encoderz", "vit")
-    assert done.returncode == 2 and "--encoderz" in done.stderr and not (tmp_path / "runs").exists()
+    assert done.returncode == 2 and not (tmp_path / "runs").exists()
+    assert len(done.stderr.splitlines()) == 1 and "--encoderz" in done.stderr
+    assert "did you mean '--encoders'" in done.stderr
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "shape"])
