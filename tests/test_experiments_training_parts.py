@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 from experiments.config import RunConfig, check, demo, override, preset
@@ -136,6 +137,16 @@ def test_reading_ahead_overlaps_with_work_and_stops_when_left() -> None:
     assert len(started) <= 5 and not ahead._thread.is_alive()
 
 
+def test_the_readers_thread_count_is_its_own() -> None:
+    before = torch.get_num_threads()
+
+    def source() -> Iterator[int]:
+        yield torch.get_num_threads()
+
+    with ReadAhead(source(), threads=before + 2) as ahead:
+        assert next(iter(ahead)) == before + 2 and torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -148,7 +159,7 @@ def test_reading_ahead_overlaps_with_work_and_stops_when_left() -> None:
         (["train.ve_dropout=1.5"], "between 0 and 1"),
         (["train.ema=2"], "train.ema=2.0 must be between 0 and 1"),
         (["train.patience=3"], "train.keep=best"),
-        (["train.accumulate=40"], "nearest: batch_size=80"),
+        (["train.groups=2", "train.accumulate=40"], "nearest: batch_size=80"),
         (["train.per_task.gqq.lr=1"], "did you mean 'gqa'"),
         (["train.per_task.gqa.lrr=1"], "did you mean 'lr'"),
         (["train.per_task.gqa.lr=0"], "train.per_task.gqa.lr=0.0 must be positive"),
@@ -183,7 +194,7 @@ def test_what_an_accelerator_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match="nearest on a CPU: bf16"):
         make_accelerator(check(override(on_cpu, ["train.precision=fp16"])))
     with pytest.raises(ConfigError, match="leaves parts of 32, fewer than the 33 processes: raise the one to 66"):
-        check_processes(demo().train, 33)
+        check_processes(replace(demo().train, groups=2), 33)
     monkeypatch.setattr("experiments.training.launch.get_available_trackers", lambda: ["tensorboard", "wandb"])
     assert tracker_names(None) == ("tensorboard",) and tracker_names(()) == () and tracker_names(("wandb",))
     with pytest.raises(ConfigError, match="did you mean 'wandb'"):

@@ -80,7 +80,8 @@ def train_model(
             observe(model.dropout, data, bank, count=settings.fill_images)
         accelerator.init_trackers(f"{config.name}-{name}-{mode}-{seed}", plain_settings(settings, seed=seed))
         source = map(batches.read, sampler.draws(after=loop.progress.step, last=steps))
-        with ReadAhead(source) as ahead, loop.bar(name) as bar:
+        threads = 1 if accelerator.device.type == "cpu" else None
+        with ReadAhead(source, threads=threads) as ahead, loop.bar(name) as bar:
             for batch in ahead:
                 loop.step(batch)
                 bar.update(settings.batch_size)
