@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import extract
+from encoders.memory import peak_memory
 from experiments.bench import Figure
 
 BATCH = 32
@@ -136,23 +136,6 @@ def checkpoint(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors")
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Bytes that the process grows by inside, at most (Linux; 0 elsewhere)."""
-    peak, status = [0], Path("/proc/self/status")
-    if not status.exists():
-        yield peak
-        return
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _kibibytes(status, "VmRSS")
-    yield peak
-    peak[0] = 1024 * max(0, _kibibytes(status, "VmHWM") - before)
-
-
-def _kibibytes(status: Path, name: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
 
 
 def _write(file: Path, content: bytes) -> None:

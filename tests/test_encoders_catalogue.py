@@ -64,4 +64,4 @@ def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
     assert "clip-b16        224x224    197   768 0.683 zero-shot      MIT" in out
-    assert "dinov3-b16      256x256    261   768 ?" in out
+    assert "dinov3-b16      256x256    261   768 0.850 linear" in out
