@@ -18,7 +18,7 @@ from encoders import load_encoder
 from encoders.errors import EncoderError
 from encoders.extract import extract
 from encoders.module import tokens_together
-from encoders.options import OWN, read_settings
+from encoders.options import OPTIONS, OWN, read_settings
 from encoders.pooling import grid_shape
 from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec, parse_specs
@@ -243,3 +243,8 @@ def test_what_cannot_be_compiled_is_one_line(folder: Path, monkeypatch: pytest.M
     encoder = load_encoder(f"timm:{folder}/vit?compile=yes")
     with pytest.raises(EncoderError, match="compiled here; leave compile=yes away: no C.. compiler was found"):
         encoder.tokens(IMAGES)
+
+
+def test_the_page_names_every_option() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "features.md").read_text()
+    assert [name for name in OPTIONS if f"| `{name}` |" not in page] == []
