@@ -35,7 +35,7 @@ class RunFiles:
         return tuple(self.config["encoders"])
 
     def baseline(self, task: str) -> Mapping[str, Any]:
-        """Chance and majority of a task.
+        """Chance, majority and prior of a task.
 
         Raises:
             RunFolderError: `baselines.json` has no entry for the task.

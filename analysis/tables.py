@@ -56,9 +56,18 @@ def _absent(leaf: Leaf) -> Cell:
     return Cell(f"not run: {short(leaf['not_run'], longest=90)}")
 
 
+BASELINES = {"chance": "(guessing)", "majority": "(most frequent answer)", "prior": "(most frequent of its type)"}
+"""What one gets without a model, as it is named among the coalitions."""
+
+
 def coalition_table(name: str, task: dict[str, Any]) -> Table:
-    """Every coalition's value."""
+    """Every coalition's value, after what one gets without a model."""
     rows = [
+        [Cell(words), Cell(percent({"value": task[key], "ci95": None, "n": task["n"]}), task[key]), count(task["n"])]
+        for key, words in BASELINES.items()
+        if task.get(key) is not None
+    ]
+    rows += [
         [Cell(coalition_words(entry["encoders"])), share(entry), count(entry.get("n", 0))]
         for entry in task["coalitions"]
     ]

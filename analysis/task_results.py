@@ -79,6 +79,7 @@ def task_results(
         "split": answers.split,
         "chance": chance,
         "majority": baseline.get("majority"),
+        "prior": baseline.get("prior"),
         "n": context.n,
         "images": clusters,
         "seeds": list(answers.seeds),

@@ -28,7 +28,7 @@ class CatalogueEntry(NamedTuple):
     Attributes:
         spec: what to name on the command line.
         checkpoint: repository on the Hugging Face hub.
-        revision: commit that was looked at; None where none was.
+        revision: a commit that has the weights; None where none could be read.
         resolution: height and width in pixels.
         width: values per token.
         grid: rows and columns of tokens.
@@ -73,12 +73,14 @@ def sources() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m encoders.catalogue", description=__doc__)
     parser.parse_args(argv)
-    print(f"{'alias':15} {'pixels':7} {'tokens':>6} {'width':>5} {'ImageNet top-1':20} {'licence':14} spec")
+    head = f"{'alias':15} {'pixels':7} {'tokens':>6} {'width':>5} {'ImageNet top-1':20} {'licence':14}"
+    print(f"{head} {'revision':8} spec")
     for entry in catalogue():
         accuracy = "?" if entry.imagenet is None else f"{entry.imagenet.value:.3f} {entry.imagenet.protocol}"
         pixels, licence = "x".join(map(str, entry.resolution)), "?" if entry.licence is None else entry.licence.value
         size = f"{pixels:7} {entry.num_tokens:6} {entry.width:5}"
-        print(f"{entry.alias:15} {size} {accuracy:20} {licence:14} {entry.spec}")
+        revision = "?" if entry.revision is None else entry.revision[:8]
+        print(f"{entry.alias:15} {size} {accuracy:20} {licence:14} {revision:8} {entry.spec}")
     print("sources:", *(f"  {name}: {where}" for name, where in sources().items()), sep="\n")
     return 0
 

@@ -84,13 +84,14 @@ def _weights_followed(encoder: Encoder) -> str:
     chosen = {names[0], names[-1], *names[:: max(1, len(names) // 4)]}
     with torch.no_grad():
         for name in sorted(chosen):
-            flat = weights[name].view(-1) if weights[name].numel() else None
-            if flat is None:
+            tensor = weights[name]
+            if not tensor.numel():
                 continue
-            value = flat[-1].clone()
-            flat[-1] = ~value if flat.dtype is torch.bool else value + 1
+            last = (-1,) * tensor.ndim
+            value = tensor[last].clone()
+            tensor[last] = ~value if tensor.dtype is torch.bool else value + 1
             ignored += [name] if encoder.identity() == before else []
-            flat[-1] = value
+            tensor[last] = value
     require(not ignored, f"the fingerprint ignores {', '.join(ignored)}")
     require(encoder.identity() == before, "the fingerprint is another after the weights were put back")
     return f"{len(chosen)} of {len(weights)} tensors changed one by one, each changes it"

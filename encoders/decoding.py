@@ -33,12 +33,14 @@ class Job:
         end: how many images of the block are done with this batch.
         digests: the batch's images that an encoder lacks.
         preprocesses: what the encoders that compute on pixels ask for.
+        last: whether the block is done with this batch.
     """
 
     block: Block
     end: int
     digests: tuple[str, ...]
     preprocesses: tuple[Preprocess, ...]
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

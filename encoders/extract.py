@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,11 @@ from encoders.decoding import Decoded, Job, decoded
 from encoders.durable import LOCK, WriterLock, sweep
 from encoders.errors import ImageError, StoreError, UndecodableError
 from encoders.images import Undecodable, digest_all, find_problems, image_digest, whole_files_only
+from encoders.memory import USUAL, BatchSize
 from encoders.module import tokens_together
 from encoders.plan import PART_IMAGES, Block, Plan, Shard
 from encoders.store import FeatureStore
+from encoders.transfer import Arriving, batches_behind, delayed, start_to_memory
 
 __all__ = ["Shard", "extract", "image_digest"]
 
@@ -38,7 +41,7 @@ def extract(
     encoders: Sequence[Encoder],
     *,
     root: Path,
-    batch_size: int = 64,
+    batch_size: BatchSize = USUAL,
     progress: Literal["bar", "none"] = "bar",
     workers: int | None = None,
     shard: Shard = Shard(),  # noqa: B008  an immutable value
@@ -50,7 +53,7 @@ def extract(
     Args:
         images: files; those of equal bytes share one entry.
         encoders: two with one fingerprint share one store; each view of an encoder has its own.
-        batch_size: images a forward pass.
+        batch_size: images a forward pass; or what tells it, called once with the encoders that lack features.
         progress: a bar with rate and time left on standard error, or none; nothing is shown when nothing is
             to do.
         workers: decoding threads; by default one a core, at most 8.
@@ -73,7 +76,11 @@ def extract(
         digests = digest_all(images, pool)
         files = {digest: path for path, digest in reversed(digests.items())}
         stores = [FeatureStore(root, encoder) for encoder in distinct.values()]
-        plan = Plan.of(list(dict.fromkeys(digests.values())), stores, batch_size=batch_size, part_images=part_images)
+        every = list(dict.fromkeys(digests.values()))
+        if not isinstance(batch_size, int):
+            pairs = zip(distinct.values(), stores, strict=True)
+            batch_size = batch_size([encoder for encoder, store in pairs if store.missing(every)])
+        plan = Plan.of(every, stores, batch_size=batch_size, part_images=part_images)
         work = _Extraction(plan, list(distinct.values()), stores, files, Undecodable(root), undecodable)
         jobs = work.jobs(plan.blocks[shard.index :: shard.count])
         work.look_ahead(find_problems([files[d] for job in jobs if job.preprocesses for d in job.digests], pool))
@@ -107,10 +114,12 @@ class _Writer:
 
     def is_full(self, end: int) -> bool:
         """Whether a part ends where `end` images of the block are done."""
-        return bool(self._digests) and (end % self._size == 0)
+        return end % self._size == 0
 
     def write(self, disk: ThreadPoolExecutor) -> None:
         """Hands a part over to be written, once the one before is on disk, so that a kill never loses more."""
+        if not self._digests:
+            return
         self.settle()
         lengths = np.concatenate(self._lengths).astype("<i4")
         boxes = np.concatenate(self._boxes) if self._boxes else None
@@ -131,6 +140,19 @@ class _Writer:
         self._chunks: list[NDArray[Any]] = []
         self._lengths: list[NDArray[Any]] = []
         self._boxes: list[NDArray[np.float32]] = []
+
+
+class _Features(NamedTuple):
+    """What one encoder gave for the images of a batch; on a GPU it may still be computing."""
+
+    writer: _Writer
+    digests: Sequence[str]
+    tokens: Arriving
+    lengths: NDArray[Any]
+    boxes: Tensor | None = None
+
+    def collect(self) -> None:
+        self.writer.add(self.digests, self.tokens.wait(), self.lengths, self.boxes)
 
 
 class _Extraction:
@@ -154,7 +176,7 @@ class _Extraction:
         self.excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set()
         self._plan, self._files, self._record, self._undecodable = plan, files, record, undecodable
         self._writers = [_Writer(*pair, plan) for pair in zip(encoders, stores, strict=True)]
-        self._locks: list[WriterLock] = []
+        self._locks: dict[int, list[WriterLock]] = {}
 
     def jobs(self, blocks: Sequence[Block]) -> list[Job]:
         """The batches of these blocks in which an encoder lacks an image."""
@@ -163,11 +185,13 @@ class _Extraction:
             writers = [self._writers[position] for position in block.stores]
             lacking = {d for writer in writers for d in writer.store.missing(block.digests)} - self.excluded
             pixels = dict.fromkeys(w.encoder.preprocess for w in writers if w.encoder.reads == "pixels")
+            own: list[Job] = []
             for start in range(0, len(block.digests), self._plan.batch_size):
                 chunk = block.digests[start : start + self._plan.batch_size]
                 wanted = tuple(digest for digest in chunk if digest in lacking)
                 if wanted:
-                    found.append(Job(block, start + len(chunk), wanted, tuple(pixels)))
+                    own.append(Job(block, start + len(chunk), wanted, tuple(pixels)))
+            found += [*own[:-1], *(replace(job, last=True) for job in own[-1:])]
         return found
 
     def look_ahead(self, problems: Mapping[Path, str]) -> None:
@@ -184,26 +208,32 @@ class _Extraction:
             self._finish(written=False)
             return
         self._prepare(jobs)
-        block: Block | None = None
         disk = ThreadPoolExecutor(1)
         try:
-            for batch in decoded(jobs, self._files, pool):
-                if batch.job.block is not block:
-                    self._end(block, disk)
-                    block = batch.job.block
-                    self._begin(block)
-                self._note(batch)
-                self._compute(batch)
-                self._write(block, batch.job.end, disk)
+            for batch, found in delayed(self._computed(jobs, pool), by=batches_behind()):
+                for features in found:
+                    features.collect()
+                self._write(batch.job, disk)
                 yield batch
-            self._end(block, disk)
             for writer in self._writers:
                 writer.settle()
             disk.shutdown()
         finally:
             disk.shutdown(cancel_futures=True)
-            _release(self._locks)
+            _release([lock for locks in self._locks.values() for lock in locks])
         self._finish(written=True)
+
+    def _computed(
+        self, jobs: Sequence[Job], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Decoded, Sequence[_Features]]]:
+        """Each batch with its features, which a GPU may still be computing."""
+        block: Block | None = None
+        for batch in decoded(jobs, self._files, pool):
+            if batch.job.block is not block:
+                block = batch.job.block
+                self._begin(block)
+            self._note(batch)
+            yield batch, self._compute(batch)
 
     def _prepare(self, jobs: Sequence[Job]) -> None:
         needed: dict[int, set[str]] = {}
@@ -222,18 +252,12 @@ class _Extraction:
             writer = self._writers[position]
             lock = WriterLock(writer.store.folder / f"{LOCK}{self._plan.name}-{block.number}")
             lock.acquire()
-            self._locks.append(lock)
+            self._locks.setdefault(block.number, []).append(lock)
             part_list = writer.store.part_list
             part_list.refresh()
             if part_list.num_unindexed >= INDEX_EVERY:
                 part_list.write_index()
             writer.lacking = set(writer.store.missing(block.digests))
-
-    def _end(self, block: Block | None, disk: ThreadPoolExecutor) -> None:
-        """Writes what is left of the block; it is given back when that is on disk."""
-        if block is not None:
-            self._write(block, 0, disk)
-            disk.submit(_release, self._locks[-len(block.stores) :])
 
     def _note(self, batch: Decoded) -> None:
         for digest, error in batch.failures.items():
@@ -247,8 +271,9 @@ class _Extraction:
         self._record.record(digest, path, why.removeprefix(f"{path}: "))
         self.excluded.add(digest)
 
-    def _compute(self, batch: Decoded) -> None:
+    def _compute(self, batch: Decoded) -> list[_Features]:
         """Features of the images that each encoder lacks; encoders that lack the same share a pass."""
+        computed: list[_Features] = []
         together: dict[tuple[Any, tuple[int, ...]], list[_Writer]] = {}
         for position in batch.job.block.stores:
             writer = self._writers[position]
@@ -258,7 +283,8 @@ class _Extraction:
             if isinstance(writer.encoder, FileEncoder):
                 digests = [batch.digests[row] for row in rows]
                 found = writer.encoder.rows([self._files[digest] for digest in digests])
-                writer.add(digests, found.tokens, found.lengths.numpy(), found.boxes)
+                rows_of = Arriving(found.tokens, None)
+                computed.append(_Features(writer, digests, rows_of, found.lengths.numpy(), found.boxes))
             else:
                 together.setdefault((writer.encoder.preprocess, rows), []).append(writer)
         for (preprocess, rows), writers in together.items():
@@ -267,14 +293,18 @@ class _Extraction:
             chosen = pixels if len(rows) == len(pixels) else pixels[list(rows)]
             tokens = tokens_together([writer.encoder for writer in writers], chosen)
             for writer, own in zip(writers, tokens, strict=True):
-                writer.add(digests, own, np.full(len(rows), own.shape[1]))
+                lengths = np.full(len(rows), own.shape[1])
+                computed.append(_Features(writer, digests, start_to_memory(own), lengths))
+        return computed
 
-    def _write(self, block: Block, end: int, disk: ThreadPoolExecutor) -> None:
-        """Hands over the parts that end here; 0 is the end of the block."""
-        for position in block.stores:
+    def _write(self, job: Job, disk: ThreadPoolExecutor) -> None:
+        """Hands over the parts that end with this batch; after its last one a block is given back, once on disk."""
+        for position in job.block.stores:
             self._writers[position].settle(wait=False)
-            if self._writers[position].is_full(end):
+            if self._writers[position].is_full(job.end) or job.last:
                 self._writers[position].write(disk)
+        if job.last:
+            disk.submit(_release, self._locks[job.block.number])
 
     def _finish(self, *, written: bool) -> None:
         """Brings the indexes up to date; a store that cannot be written, and lacks nothing, is left as it is."""

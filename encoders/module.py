@@ -1,13 +1,14 @@
 """The class that wraps a library's frozen module into an `Encoder`.
 
 A backend hands over the module, a function from pixels to a `TokenGrid` for each layer, the preprocessing and
-what defines the architecture; this adds pooling, joined layers, precision, views, boxes and the fingerprint.
+what defines the architecture; this adds pooling, joined layers, precision, compilation, views, boxes and the
+fingerprint.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from encoders.base import Encoder, digest_json, digest_of, fingerprint_of, one_line
+from encoders.compiled import Forward, compiled
 from encoders.errors import EncoderError
-from encoders.options import Layer
 from encoders.pooling import TokenGrid, join_tokens, join_width, pool_grid, view_boxes
 from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec
 
-Forward = Callable[[Tensor, Sequence[Layer]], list[TokenGrid]]
-"""Pixels and layers -> those layers' tokens, in order; None is the final features."""
+__all__ = ["Forward", "ModuleEncoder", "tokens_together"]
 
 
 class ModuleEncoder(Encoder):
@@ -66,9 +66,13 @@ class ModuleEncoder(Encoder):
         self._architecture = dict(architecture)
         self._view = 0
         self._device = torch.device(device)
-        self._module = module.eval().requires_grad_(False).to(self._device)
+        self._memory = torch.channels_last if options.layout == "channels_last" else torch.preserve_format
+        frozen: Any = module.eval().requires_grad_(False).to(self._device)
+        self._module: nn.Module = frozen.to(memory_format=self._memory)
         self._forward = forward
         self._measure(spec)
+        if options.compile == "yes":
+            self._forward = compiled(forward, name=str(spec))
         self.num_params = sum(parameter.numel() for parameter in module.parameters())
         self._digest = digest_of(self.weights())
         self.fingerprint = fingerprint_of(self, weights=self._digest)
@@ -81,8 +85,9 @@ class ModuleEncoder(Encoder):
         """The tokens of encoders that share this one's `pass_key`, from one pass."""
         assert {member.pass_key for member in members} == {self.pass_key}
         layers = list(dict.fromkeys(layer for member in members for layer in member._options.layers))
+        pixels = images.to(self._device, non_blocking=True, memory_format=self._memory)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.dtype == "bf16"):
-            raw = self._forward(images.to(self._device), layers)
+            raw = self._forward(pixels, layers)
         found = {
             layer: TokenGrid(grid.prefix.float(), grid.grid.float()) for layer, grid in zip(layers, raw, strict=True)
         }
@@ -100,6 +105,7 @@ class ModuleEncoder(Encoder):
             "join": options.join,
             "pool": options.pool,
             "prefix": options.prefix,
+            **self._kernels(),
         }
 
     def view(self, number: int) -> Encoder:
@@ -116,12 +122,17 @@ class ModuleEncoder(Encoder):
     @property
     def pass_key(self) -> str:
         precision = "bfloat16" if self.dtype == "bf16" else "float32"
-        described = [self._architecture, self.preprocess.describe(), precision, self._digest]
+        described = [self._architecture, self.preprocess.describe(), precision, self._digest, self._kernels()]
         return digest_json({"pass": described})
 
     @property
     def boxes(self) -> Float[Tensor, "n 4"]:
         return view_boxes(super().boxes, self.preprocess.window)
+
+    def _kernels(self) -> dict[str, str]:
+        """What chooses other kernels, whose last digits differ; empty for the library's own."""
+        chosen = {"compile": self._options.compile, "layout": self._options.layout}
+        return {key: value for key, value in chosen.items() if value not in ("no", "contiguous")}
 
     def _finished(self, layers: Sequence[TokenGrid]) -> Float[Tensor, "b n d"]:
         """Layers pooled and joined."""

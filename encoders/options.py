@@ -16,6 +16,8 @@ Layer: TypeAlias = int | None
 
 Join = Literal["width", "tokens"]
 Prefix = Literal["keep", "drop"]
+Compile = Literal["no", "yes"]
+Layout = Literal["contiguous", "channels_last"]
 
 OPTIONS: dict[str, str] = {
     "layer": "blocks or stages, from 0, or negative from the last, or `final` (default): one, or several as 3,7,final",
@@ -24,6 +26,8 @@ OPTIONS: dict[str, str] = {
     "prefix": "keep (default) or drop the class and register tokens",
     "size": "HxW pixels of the input, or one number for a square; position embeddings are interpolated",
     "dtype": "fp16 (default), fp32: computed in float32, stored so; bf16: computed under autocast, stored so",
+    "compile": "yes: the model is compiled by torch.compile at the first batch; no (default)",
+    "layout": "channels_last: images and convolutions in that order in memory; contiguous (default)",
     "views": "how many deterministic views of each image are stored: the plain one and crops of it",
     "revision": "branch, tag or commit of a Hugging Face hub repository",
     "top": "regions: at most so many of each image, the first of the file",
@@ -36,10 +40,12 @@ OWN: dict[str, frozenset[str]] = {
     "regions": frozenset({"dtype", "top"}),
 }
 """Which of them a backend has; one that would be ignored is refused."""
-OTHERS = frozenset({"layer", "join", "pool", "prefix", "dtype", "views"})
+OTHERS = frozenset({"layer", "join", "pool", "prefix", "dtype", "compile", "layout", "views"})
 """What `encoders.module` does for a backend of anyone's; more is for the backend to read from `spec.options`."""
 JOINS: tuple[Join, ...] = ("width", "tokens")
 PREFIXES: tuple[Prefix, ...] = ("keep", "drop")
+COMPILES: tuple[Compile, ...] = ("no", "yes")
+LAYOUTS: tuple[Layout, ...] = ("contiguous", "channels_last")
 DTYPES = ("fp16", "fp32", "bf16")
 FINAL = "final"
 Word = TypeVar("Word", bound=str)
@@ -53,6 +59,8 @@ class Settings(NamedTuple):
         join: how several layers become one entry; None where there is one.
         pool: rows and columns; None is the full grid.
         size: height and width of the input; None is the checkpoint's own.
+        compile: whether torch.compile makes the kernels.
+        layout: order of images and convolution weights in memory.
         views: how many views; 1 is the plain image alone.
         top: regions of an image; None is all.
     """
@@ -63,6 +71,8 @@ class Settings(NamedTuple):
     prefix: Prefix = "keep"
     size: tuple[int, int] | None = None
     dtype: str = DTYPES[0]
+    compile: Compile = "no"
+    layout: Layout = "contiguous"
     views: int = 1
     revision: str | None = None
     top: int | None = None
@@ -88,6 +98,8 @@ def read_settings(options: Mapping[str, str], *, backend: str, source: str) -> S
         prefix=_choice("prefix", options, PREFIXES, source) or "keep",
         size=_size(options.get("size"), source),
         dtype=_choice("dtype", options, DTYPES, source) or DTYPES[0],
+        compile=_choice("compile", options, COMPILES, source) or "no",
+        layout=_choice("layout", options, LAYOUTS, source) or "contiguous",
         views=_count("views", options, source, largest=99) or 1,
         revision=options.get("revision"),
         top=_count("top", options, source, largest=9999),

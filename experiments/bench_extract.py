@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import extract
+from encoders.memory import peak_memory
 from experiments.bench import Figure
 
 BATCH = 32
@@ -47,6 +47,7 @@ def run(folder: Path, *, images: int | None, rounds: int) -> list[Figure]:
         encoder = load_encoder(f"vit=timm:{folder}/vit?dtype={dtype}", device=device)
         figures += extract_figures(folder / dtype, encoder, paths, rounds=rounds)
     error = error_of_bf16(folder, paths)
+    figures.append(compiled_figure(folder, paths, device=device, rounds=rounds))
     figures.append(Figure("bf16: relative L2 error of the stored tokens against fp32", 1000 * error, "e-3"))
     return figures
 
@@ -87,10 +88,32 @@ def alone(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> tuple[Took, 
         pixels: list[torch.Tensor] = []
         decoding = took(lambda: pixels.extend(pool.map(decode, paths)))
     batches = [torch.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
-    model = took(lambda: [encoder.tokens(batch) for batch in batches])
+    model = took(partial(encode, encoder, batches))
     size = len(paths) * encoder.num_tokens * encoder.width * (4 if encoder.dtype == "fp32" else 2)
     folder.mkdir(exist_ok=True)
     return model, decoding, took(lambda: _write(folder / "raw", bytes(size)))
+
+
+def encode(encoder: Encoder, batches: Sequence[torch.Tensor]) -> None:
+    """The model on ready tensors, until the last is done."""
+    for batch in batches:
+        encoder.tokens(batch)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def compiled_figure(folder: Path, paths: Sequence[Path], *, device: str, rounds: int) -> Figure:
+    """What compiling gains the model in bf16, compilation itself left out."""
+    eager, fast = (
+        load_encoder(f"vit=timm:{folder}/vit?dtype=bf16{more}", device=device) for more in ("", "&compile=yes")
+    )
+    pixels = torch.stack([eager.preprocess(Image.open(path)) for path in paths[:BATCH]])
+    encode(fast, [pixels])
+    ratios = [
+        took(partial(encode, eager, [pixels])).wall / took(partial(encode, fast, [pixels])).wall
+        for _ in range(rounds)
+    ]
+    return Figure("bf16: the model alone with compile=yes, times as fast", median(ratios))
 
 
 def plain_loop(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> None:
@@ -136,23 +159,6 @@ def checkpoint(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors")
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Bytes that the process grows by inside, at most (Linux; 0 elsewhere)."""
-    peak, status = [0], Path("/proc/self/status")
-    if not status.exists():
-        yield peak
-        return
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _kibibytes(status, "VmRSS")
-    yield peak
-    peak[0] = 1024 * max(0, _kibibytes(status, "VmHWM") - before)
-
-
-def _kibibytes(status: Path, name: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -16,6 +16,7 @@ import torch
 from encoders.base import Encoder
 from encoders.extract import Shard, extract
 from encoders.images import Undecodable
+from encoders.memory import USUAL, BatchSize
 from encoders.store import FeatureStore
 from experiments.config import RunConfig
 from experiments.errors import ConfigError
@@ -228,7 +229,7 @@ def fill_stores(
     encoders: Mapping[str, Encoder],
     *,
     shard: Shard = Shard(),  # noqa: B008  an immutable value
-    batch_size: int = 64,
+    batch_size: BatchSize = USUAL,
     progress: Literal["bar", "none"] = "bar",
     wait: Callable[[], None] = lambda: None,
     complete: Callable[[Callable[[], bool]], bool] = lambda ready: ready(),

@@ -8,8 +8,10 @@ again, so the same command goes on where a killed one stopped.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from experiments.command_line import Parser
 if TYPE_CHECKING:
     from encoders.base import Encoder
     from experiments.config import RunConfig
+    from experiments.processes import Processes
 
 
 def parser() -> Parser:
@@ -28,7 +31,12 @@ def parser() -> Parser:
     made.prog, made.description = "python -m experiments.extract", __doc__
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("--estimate", action="store_true", help="say what size and time it takes, and stop")
-    made.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: 64)")
+    made.add_argument(
+        "--batch-size",
+        metavar="N",
+        default="auto",
+        help="images a forward pass; auto (default): what fits the memory, at most 64 on a CPU; with --shard 64",
+    )
     return made
 
 
@@ -52,13 +60,15 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
     from accelerate import PartialState  # type: ignore[import-untyped]
 
     from encoders import load_encoder
+    from encoders.memory import USUAL
     from encoders.plan import Shard
     from experiments.data import PARTS, fill_stores, find_data, read_tasks
     from experiments.errors import ConfigError
+    from experiments.processes import Processes
 
     shard = Shard.parse(args.shard or "1/1")
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size {args.batch_size} must be positive")
+    if args.batch_size != "auto" and not re.fullmatch("[1-9][0-9]{0,5}", args.batch_size):
+        raise ConfigError(f"--batch-size {args.batch_size} must be auto, or a positive whole number")
     state = PartialState(cpu=config.device == "cpu")
     device = config.device or str(state.device)
     encoders = {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
@@ -73,18 +83,30 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
             for line in estimate(encoders, images, root=root, processes=shard.count * state.num_processes):
                 print(line)
         return
+    processes = Processes(state.process_index, state.num_processes)
+    size = str(USUAL) if args.batch_size == "auto" and shard.count > 1 else args.batch_size
     bank = fill_stores(
         config,
         data,
         encoders,
         shard=shard.within(state.process_index, state.num_processes),
-        batch_size=args.batch_size,
+        batch_size=int(size) if size != "auto" else partial(_agreed, processes=processes, device=device),
         progress="bar" if state.is_local_main_process else "none",
         wait=state.wait_for_everyone,
     )
     if state.is_main_process:
         for line in [*bank.summary(), *_notes(config, encoders)]:
             print(line)
+
+
+def _agreed(encoders: Sequence[Encoder], *, processes: Processes, device: str) -> int:
+    """The batch that fits the first process's memory: all must cut the images alike."""
+    from encoders.memory import fitting_batch
+
+    size = processes.agree(fitting_batch(encoders, device=device) if processes.first else 0)
+    if processes.first and encoders:
+        print(f"--batch-size {size}", file=sys.stderr)
+    return size
 
 
 def _notes(config: RunConfig, encoders: Mapping[str, Encoder]) -> list[str]:

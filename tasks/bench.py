@@ -104,7 +104,7 @@ def recall(folder: Path, scale: float) -> int:
 
 
 PARTS: dict[str, Callable[[Path, float], int]] = {"vqa": read_vqa, "gqa": stream_gqa, "recall": recall}
-LIMITS = {"vqa": (15.0, 2.0), "gqa": (60.0, 1.0), "recall": (5.0, None)}
+LIMITS = {"vqa": (15.0, 2.0), "gqa": (60.0, 1.0), "recall": (5.0, 1.5)}
 WRITERS = {"vqa": write_vqa, "gqa": write_gqa}
 
 

@@ -10,19 +10,22 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_by, mean_score
 from tasks.discovery import Found
 from tasks.embedded import Embedded
+from tasks.errors import TaskError
 from tasks.exports import write_text
 from tasks.gqa_metrics import Choices, GqaQuestion, GqaScores, gqa_scores
-from tasks.gqa_rows import embedded_places, examples_of, question_tables, read_choices, read_questions
+from tasks.gqa_rows import UNBALANCED, embedded_places, examples_of, question_tables, read_choices, read_questions
 from tasks.official_scores import OfficialScores
 from tasks.predictions import Prediction, read_entries
 from tasks.vocabulary import Vocabulary, label_vocabulary, read_vocabulary
 
 __all__ = ["Gqa", "read_choices", "read_questions"]
+
+Sliced = TypeVar("Sliced", Answer, Example)
 
 SOURCE = {"train": "train_balanced", "select": "val_balanced", "test": "testdev_balanced"}
 OFFICIAL = tuple(
@@ -78,10 +81,12 @@ class Gqa(Task):
         )
 
     def value(self, answers: Sequence[Answer]) -> float:
-        return mean_score(answers)
+        """Accuracy over balanced questions, which alone the official evaluation scores."""
+        return mean_score(_balanced(answers))
 
     def secondary(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Open and binary accuracy and those by type; `scores` has the metrics that need question files."""
+        answers = _balanced(answers)
         parts = {
             "open": [answer for answer in answers if answer.slices.get("structural") == "query"],
             "binary": [answer for answer in answers if answer.slices.get("structural", "query") != "query"],
@@ -161,7 +166,8 @@ class Gqa(Task):
         """
         from tasks.labels import label_baselines
 
-        return label_baselines(train, test, chance=1 / len(self.vocabulary(train)), kind="detailed")
+        scored = replace(test, examples=_balanced(test.examples))
+        return label_baselines(train, scored, chance=1 / len(self.vocabulary(train)), kind="detailed")
 
     def export(self, answers: Sequence[Answer], path: Path) -> None:
         """The predictions file that `eval.py` and the server take."""
@@ -172,3 +178,11 @@ class Gqa(Task):
 
     def predictions(self, path: Path) -> dict[str, Prediction]:
         return read_entries(path, key="questionId", value="prediction")
+
+
+def _balanced(rows: Sequence[Sliced]) -> list[Sliced]:
+    """Those of questions that enter a score. Raises TaskError where there are none."""
+    kept = [row for row in rows if row.slices.get("balanced") != UNBALANCED["balanced"]]
+    if not kept:
+        raise TaskError(f"none of {len(rows)} GQA questions is balanced, and no others are scored")
+    return kept

@@ -38,6 +38,8 @@ STEMS = {
     "test": "test_balanced",
     "submit": "submission_all",
 }
+UNBALANCED = {"balanced": "no"}
+"""The slice of questions that enter no official score; those of balanced splits have no such slice."""
 QUOTED = re.compile(r"""['"]([^'"]+)['"]""")
 
 
@@ -119,7 +121,7 @@ def _example(key: str, record: Record, shape: Shape, *, answered: bool) -> Examp
         image=relative_image(f"{image}.jpg", file=record.file, record=record.name),
         text=record.text("sent" if shape is LXMERT else "question"),
         target=_answer(record, shape) if answered or record.present("answer") else None,
-        slices={} if kinds is None else _slices(kinds[0], kinds[1]),
+        slices=_slices(kinds, unbalanced=record.fields.get("isBalanced") is False),
         extra={} if kinds is None else _extra(kinds[2]),
     )
 
@@ -142,8 +144,9 @@ def _types(record: Record) -> tuple[str, str, str] | None:
 
 
 @lru_cache(maxsize=1024)
-def _slices(structural: str, semantic: str) -> Mapping[str, str]:
-    return {"structural": structural, "semantic": semantic}
+def _slices(kinds: tuple[str, str, str] | None, *, unbalanced: bool) -> Mapping[str, str]:
+    typed = {} if kinds is None else {"structural": kinds[0], "semantic": kinds[1]}
+    return typed | UNBALANCED if unbalanced else typed
 
 
 @lru_cache(maxsize=1024)

@@ -155,7 +155,9 @@ def write_run(
     _json(
         folder / "environment.json", {"commit": "0" * 40, "dirty": False, "device": "cpu", "torch": "2.13.0"}
     )
-    baselines = {task: {"chance": CHANCE[task], "majority": CHANCE[task] + 0.05} for task in tasks}
+    baselines = {task: {"chance": CHANCE[task], "majority": CHANCE[task] + 0.05, "prior": None} for task in tasks}
+    for task in {"vqa", "gqa"} & set(tasks):
+        baselines[task]["prior"] = CHANCE[task] + 0.0825
     _json(folder / "baselines.json", baselines)
     _json(
         folder / "cost.json",

@@ -86,6 +86,17 @@ def test_numbers_are_the_same_in_page_markdown_and_json(report: Report) -> None:
             assert points(leaf) in text and points(leaf) in markdown
 
 
+def test_baselines_stand_beside_each_score(report: Report) -> None:
+    markdown = report.markdown.read_text(encoding="utf-8")
+    results = json.loads(report.json.read_text())
+    for name, task in results["tasks"].items():
+        assert task["majority"] == pytest.approx(task["chance"] + 0.05)
+        assert (task["prior"] is not None) == (name in ("vqa", "gqa"))
+    assert markdown.count("(guessing)") == markdown.count("(most frequent answer)") == len(results["tasks"])
+    assert markdown.count("(most frequent of its type)") == 2
+    assert number(results["tasks"]["gqa"]["prior"], scale=100) in markdown
+
+
 def test_the_page_says_what_it_may_not_claim(report: Report) -> None:
     text = "".join(Page(report.html.read_text(encoding="utf-8")).text)
     assert "conditional on the one seed" in text

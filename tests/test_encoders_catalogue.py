@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ def test_every_fact_has_a_source_and_every_gap_a_note() -> None:
         if entry.imagenet is not None:
             assert 0 < entry.imagenet.value < 1
             assert entry.imagenet.protocol in ("fine-tuned", "linear", "zero-shot")
+        assert entry.revision is None or re.fullmatch("[0-9a-f]{40}", entry.revision)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry.alias for entry in ENTRIES])
@@ -63,5 +65,6 @@ def test_shapes_are_those_of_the_library(entry: CatalogueEntry) -> None:
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
+    assert "MIT            ab5b8ef4 open_clip:ViT-B-32/openai" in out
     assert "clip-b16        224x224    197   768 0.683 zero-shot      MIT" in out
-    assert "dinov3-b16      256x256    261   768 ?" in out
+    assert "dinov3-b16      256x256    261   768 0.850 linear" in out

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import SOAK
 from encoders_folders import hf_folder, open_clip_folder, picture, pictures, timm_folder
 from PIL import Image
 
@@ -13,7 +18,7 @@ from encoders import load_encoder
 from encoders.errors import EncoderError
 from encoders.extract import extract
 from encoders.module import tokens_together
-from encoders.options import OWN, read_settings
+from encoders.options import OPTIONS, OWN, read_settings
 from encoders.pooling import grid_shape
 from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec, parse_specs
@@ -93,6 +98,7 @@ def test_variants_of_one_model_share_a_pass(folder: Path, monkeypatch: pytest.Mo
 def test_every_option_that_changes_values_changes_the_fingerprint(folder: Path) -> None:
     options = ["layer=0", "layer=0,1&join=width", "layer=0,1&join=tokens", "layer=1,0&join=tokens", "pool=2x2"]
     options += ["prefix=drop", "size=64", "size=32x48", "dtype=fp32", "dtype=bf16"]
+    options += ["compile=yes", "layout=channels_last"]
     found = {load_encoder(f"timm:{folder}/vit?{option}").fingerprint for option in options}
     assert len(found) == len(options)
     assert load_encoder(f"timm:{folder}/vit?views=3").fingerprint == load_encoder(f"a=timm:{folder}/vit").fingerprint
@@ -146,6 +152,9 @@ def test_views_are_crops_with_boxes_of_their_own(folder: Path, tmp_path: Path) -
         ("timm", {"views": "0"}, "1 to 99"),
         ("timm", {"views": "100"}, "1 to 99"),
         ("timm", {"prefix": "dorp"}, "did you mean 'drop'"),
+        ("timm", {"compile": "on"}, "choices are no, yes"),
+        ("timm", {"layout": "channel_last"}, "did you mean 'channels_last'"),
+        ("regions", {"compile": "yes"}, "unknown option 'compile'"),
         ("timm", {"top": "3"}, "unknown option 'top'"),
         ("regions", {"pool": "7x7"}, "unknown option 'pool'"),
         ("open_clip", {"revision": "main"}, "unknown option 'revision'"),
@@ -169,3 +178,73 @@ def test_refused_options(backend: str, options: dict[str, str], words: str) -> N
 )
 def test_grid_of_a_count(count: int, height: int, width: int, shape: tuple[int, int] | None) -> None:
     assert grid_shape(count, height=height, width=width) == shape
+
+
+@pytest.mark.parametrize("backend", ["timm:{}/net", "timm:{}/vit", "open_clip:{}/clip", "hf:{}/dino"])
+def test_channels_last_gives_the_same_tokens_under_a_fingerprint_of_its_own(folder: Path, backend: str) -> None:
+    plain, last = (load_encoder(f"{backend.format(folder)}?dtype=fp32{more}") for more in ("", "&layout=channels_last"))
+    convolutions = [weight for weight in last.weights().values() if weight.ndim == 4 and weight.shape[1] > 1]
+    assert convolutions and all(one.is_contiguous(memory_format=torch.channels_last) for one in convolutions)
+    expected, found = plain.tokens(IMAGES), last.tokens(IMAGES)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert plain.fingerprint != last.fingerprint and plain.pass_key != last.pass_key
+    assert load_encoder(f"{backend.format(folder)}?dtype=fp32&layout=contiguous").fingerprint == plain.fingerprint
+
+
+COMPARE = """
+import json, sys
+from pathlib import Path
+import torch
+from PIL import Image
+from torch._dynamo.utils import counters
+from encoders import load_encoder
+from encoders.extract import extract
+from encoders.store import FeatureStore
+
+spec, root, *files = sys.argv[1:]
+paths = [Path(file) for file in files]
+plain, fast = load_encoder(spec), load_encoder(f"{spec}&compile=yes")
+assert plain.fingerprint != fast.fingerprint and plain.pass_key != fast.pass_key
+pixels = torch.stack([plain.preprocess(Image.open(path)) for path in paths])
+pairs = [(plain.tokens(pixels[:count]), fast.tokens(pixels[:count])) for count in (3, 2, 1)]
+digests = extract(paths, [fast], root=Path(root), batch_size=3, progress="none")
+pairs.append((plain.tokens(pixels), FeatureStore(Path(root), fast).read(list(digests.values())).tokens))
+assert all(one.shape == other.shape for one, other in pairs)
+errors = [float((one - other).norm() / one.norm()) for one, other in pairs]
+print(json.dumps([errors, counters["stats"]["unique_graphs"]]))
+"""
+COMPILED = ["timm:{}/vit?layer=0,final&join=width"]
+COMPILED += ["timm:{}/net?layout=channels_last", "open_clip:{}/clip?dtype=bf16", "hf:{}/dino?layer=-2"] if SOAK else []
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+def test_compiled_models_give_the_same_tokens(folder: Path, tmp_path: Path, backend: str) -> None:
+    """In a process of its own, without the checks of shapes that tests run under: one graph serves every batch."""
+    images = pictures(tmp_path / "images", 5)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE, backend.format(folder), str(tmp_path / "store"), *map(str, images)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    errors, graphs = json.loads(done.stdout)
+    assert max(errors) < (2e-2 if "bf16" in backend else 1e-3) and graphs == 1
+
+
+def test_what_cannot_be_compiled_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    def refused(*_: object) -> None:
+        raise TorchDynamoException("no C++ compiler\nwas found")
+
+    monkeypatch.setattr(torch, "compile", lambda forward, options: refused)
+    encoder = load_encoder(f"timm:{folder}/vit?compile=yes")
+    with pytest.raises(EncoderError, match="compiled here; leave compile=yes away: no C.. compiler was found"):
+        encoder.tokens(IMAGES)
+
+
+def test_the_page_names_every_option() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "features.md").read_text()
+    assert [name for name in OPTIONS if f"| `{name}` |" not in page] == []

@@ -6,9 +6,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from encoders_folders import timm_folder
 
+from encoders import load_encoder
 from experiments.bench import PARTS, Figure, main
 from experiments.bench_analysis import resampling_seconds, shapley_seconds
+from experiments.bench_extract import error_of_bf16, extract_figures, textured
 from experiments.bench_model import Bench, Shape
 from experiments.bench_store import open_figures, read_figures
 from experiments.bench_train import figures, size_chances
@@ -31,6 +34,16 @@ def test_the_store_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     figures += open_figures(tmp_path / "open")
     assert len(figures) == 10 and all(figure.value > 0 for figure in figures)
     assert "opening 10⁶ entries in 3 parts" in figures[6].what
+
+
+def test_extraction_is_measured(tmp_path: Path) -> None:
+    timm_folder(tmp_path / "vit")
+    paths = textured(tmp_path / "images", 64)
+    encoder = load_encoder(f"vit=timm:{tmp_path}/vit?dtype=bf16")
+    figures = extract_figures(tmp_path / "bf16", encoder, paths, rounds=1)
+    assert [figure.wanted for figure in figures] == [0.95, None, None, None, None]
+    assert all(figure.value > 0 for figure in figures[:4]) and figures[4].unit == "MiB"
+    assert 1e-4 < error_of_bf16(tmp_path, paths) < 2e-2
 
 
 def test_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

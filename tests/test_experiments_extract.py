@@ -69,6 +69,16 @@ def test_estimating_writes_nothing(world: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def test_the_batch_size_is_told_and_a_second_call_needs_none(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data", str(world), "--tasks", "snli_ve", "--encoders", "vit=demo:vit", "--device", "cpu"]
+    for called in ("first", "again"):
+        assert main([*flags, "--cache", str(tmp_path / "cache")]) == 0
+        captured = capsys.readouterr()
+        assert ("--batch-size 64" in captured.err) == (called == "first") and "vit: " in captured.out
+
+
 def test_processes_of_accelerate_and_shards_give_the_same_store(world: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     line = ["-m", "experiments.extract", "--data", str(world), "--tasks", "snli_ve", "--encoders", "vit=demo:vit"]
@@ -111,7 +121,7 @@ def test_undecodable_images_are_refused_or_left_out(world: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(["--shard", "0/4"], "shard '0/4' must be one of n"), (["--batch-size", "0"], "--batch-size 0 must be positive")],
+    [(["--shard", "0/4"], "shard '0/4' must be one of n"), (["--batch-size", "0"], "--batch-size 0 must be auto")],
 )
 def test_bad_flags_are_one_line(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags, "--device", "cpu"]) == 1

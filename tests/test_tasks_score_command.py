@@ -228,6 +228,38 @@ def test_exported_predictions_are_scored_as_the_answers_were(tmp_path: Path) -> 
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads(path.read_text())
 
 
+def _write_snli(folder: Path) -> tuple[str, Path]:
+    records = [official.snli_record(number=k) for k in range(6)]
+    official.write_lines(folder / "snli_ve_test.jsonl", records)
+    rows = [{"pairID": r["pairID"], "gold_label": "neutral"} for r in records]
+    return "test", official.write_lines(folder / "said.jsonl", rows)
+
+
+def _write_memes(folder: Path) -> tuple[str, Path]:
+    official.write_lines(folder / "test_seen.jsonl", [official.meme(k, k % 2) for k in range(4)])
+    rows = [f"{k},{p!r},{label}" for k, p, label in ((0, 0.1, 0), (1, 1 / 3, 1), (2, 0.5, 0), (3, 1e-17, 0))]
+    return "test_seen", official.write_text(folder / "said.csv", "\n".join(["id,proba,label", *rows, ""]))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", ["gqa", "snli_ve", "hateful_memes"])
+def test_predictions_files_round_trip(tmp_path: Path, name: str, turned: bool) -> None:
+    """Read, judged, exported, read again: the same answers and numbers; the order of the file does not matter."""
+    writers = {
+        "gqa": lambda folder: ("val_balanced", write_gqa(folder, GQA_SAID)),
+        "snli_ve": _write_snli,
+        "hateful_memes": _write_memes,
+    }
+    split, path = writers[name](tmp_path)
+    task = load_task(name)
+    first, answers = score(task, tmp_path, split, path)
+    task.export(answers[::-1] if turned else answers, tmp_path / "again")
+    again, same = score(task, tmp_path, split, tmp_path / "again")
+    assert same == answers and len(answers) > 3
+    lost = {"consistency"} if name == "gqa" else set()  # the answers are those of balanced questions, without q6
+    assert {k: v for k, v in first["printed"].items() if k not in lost} == again["printed"]
+
+
 def test_a_split_without_answers_is_predicted_and_not_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

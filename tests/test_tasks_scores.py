@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import official_files as official
 import pytest
@@ -157,6 +158,25 @@ def test_gqa_specification_example() -> None:
     assert scores.distribution == pytest.approx(0.01)
     assert scores.by["structural"] == pytest.approx({"query": 1 / 3, "verify": 1.0, "compare": 0.0})
     assert scores.by["words"] == pytest.approx({"3": 0.4})
+
+
+@given(st.data())
+def test_gqa_metrics_do_not_depend_on_order(data: st.DataObject) -> None:
+    """Any order of questions, predictions and choices, and answers that need not be right."""
+    questions, predictions, choices = gqa_example()
+    predictions = {key: data.draw(st.sampled_from(["red", "blue", "yes", "no", "color"])) for key in predictions}
+    expected = gqa_scores(questions, predictions, choices)
+
+    def turned(table: dict[str, Any]) -> dict[str, Any]:
+        return {key: table[key] for key in data.draw(st.permutations(list(table)))}
+
+    found = gqa_scores(turned(questions), turned(predictions), turned(choices))
+    assert found.present() == pytest.approx(expected.present())
+    assert {k: dict(v) for k, v in found.shares.items()} == {k: dict(v) for k, v in expected.shares.items()}
+    shares = list(expected.shares["accuracy"].values())
+    cut = data.draw(st.integers(1, len(shares) - 1))
+    batches = [(sum(part) / len(part), len(part)) for part in (shares[:cut], shares[cut:])]
+    assert sum(mean * count for mean, count in batches) / len(shares) == pytest.approx(expected.accuracy)
 
 
 def test_gqa_metrics_that_cannot_be_known_are_absent() -> None:

@@ -80,9 +80,27 @@ def test_every_task_has_a_recipe_with_its_source() -> None:
     assert set(RECIPES) == set(TASKS)
     for recipes in RECIPES.values():
         assert all(recipe.source and 0 < recipe.lr < 1e-3 and recipe.batch_size > 0 for recipe in recipes)
-    vqa, memes = RECIPES["vqa"][0], RECIPES["hateful_memes"][0]
-    assert (vqa.lr, vqa.batch_size, vqa.head_lr, vqa.fusion_lr) == (5e-6, 512, 50, 5)  # METER, specification section 4
-    assert (memes.lr, memes.batch_size, memes.length) == (5e-5, 64, "22000 steps")
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "expected"),
+    [  # lr, batch, length, factors of head and fusion, decay: the specification's section 4
+        ("vqa", "METER", (5e-6, 512, "10 epochs", 50, 5, 0.01)),
+        ("vqa", "ViLT", (1e-4, 256, "10 epochs", 10, 1, 0.01)),
+        ("vqa", "LXMERT", (5e-5, 32, "4 epochs", 1, 1, 0.01)),
+        ("gqa", "LXMERT", (1e-5, 32, "4 epochs", 1, 1, 0.01)),
+        ("snli_ve", "METER", (2e-6, 64, "5 epochs", 10, 5, 0.01)),
+        ("flickr30k", "METER", (5e-6, 512, "10 epochs", 5, 5, 0.01)),
+        ("flickr30k", "ALBEF", (1e-5, 32, "10 epochs", 1, 1, 0.02)),
+        ("coco", "METER", (5e-6, 512, "10 epochs", 5, 5, 0.01)),
+        ("coco", "ALBEF", (1e-5, 32, "5 epochs", 1, 1, 0.02)),
+        ("hateful_memes", "VisualBERT", (5e-5, 64, "22000 steps", 1, 1, 0.01)),
+    ],
+)
+def test_recipes_are_the_published_ones(task: str, model: str, expected: tuple[object, ...]) -> None:
+    recipe = next(recipe for recipe in RECIPES[task] if recipe.model == model)
+    found = (recipe.lr, recipe.batch_size, recipe.length, recipe.head_lr, recipe.fusion_lr, recipe.weight_decay)
+    assert found == expected
 
 
 def test_benchmark_measures_what_it_wrote(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""How an extraction runs its passes: one decoding for all encoders, batches of any size, copies behind the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from encoders_folders import hf_folder, open_clip_folder, pictures, timm_folder
+from extraction_workers import PLAIN, Told, numbered
+from PIL import Image
+from torch import Tensor
+
+from encoders import load_encoder
+from encoders.base import Encoder
+from encoders.extract import extract
+from encoders.memory import LARGEST, PROBE, USUAL, fitting_batch, pass_bytes
+from encoders.store import FeatureStore
+from encoders.transfer import delayed, start_to_memory
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """One encoder of each backend, with preprocessing of its own."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    timm_folder(root / "vit")
+    timm_folder(root / "net", kind="convnext", crop_pct=1.0)
+    open_clip_folder(root / "clip")
+    hf_folder(root / "dino")
+    return [f"timm:{root}/vit", f"timm:{root}/net", f"open_clip:{root}/clip", f"hf:{root}/dino"]
+
+
+def test_several_encoders_share_one_decoding(
+    specs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five encoders, four descriptions of pixels, two views: each file is opened for its pixels once."""
+    encoders = [load_encoder(f"e{n}={spec}") for n, spec in enumerate([*specs, f"{specs[0]}?pool=2x2&views=2"])]
+    paths = pictures(tmp_path / "images", 7)
+    opened: list[Any] = []
+    right = Image.open
+
+    def counted(file: Any, *more: Any) -> Image.Image:
+        opened.append(file)
+        return right(file, *more)
+
+    monkeypatch.setattr("encoders.images.Image.open", counted)
+    extract(paths, encoders, root=tmp_path / "root", batch_size=3, progress="none")
+    looked_ahead = [file for file in opened if getattr(file, "name", None)]  # headers alone, of files on disk
+    assert len(looked_ahead) == 7 and len(opened) - len(looked_ahead) == 7
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_other_batch_sizes_and_thread_counts_agree(specs: list[str], tmp_path: Path, number: int) -> None:
+    """Equal settings give equal bytes; others give features within a thousandth of the norm, of each token."""
+    paths = pictures(tmp_path / "images", 13)
+    encoder = load_encoder(f"a={specs[number]}?dtype=fp32")
+    read, bytes_of = {}, {}
+    threads = torch.get_num_threads()
+    try:
+        for name, size, count in (("a", 4, 1), ("b", 4, 1), ("one", 1, 1), ("all", 13, 1), ("two threads", 4, 2)):
+            torch.set_num_threads(count)
+            root = tmp_path / name
+            digests = list(extract(paths, [encoder], root=root, batch_size=size, progress="none").values())
+            read[name], bytes_of[name] = FeatureStore(root, encoder).read(digests).tokens, content(root)
+    finally:
+        torch.set_num_threads(threads)
+    assert bytes_of["a"] == bytes_of["b"]
+    for name in ("one", "all", "two threads"):
+        error = (read[name] - read["a"]).norm(dim=2) / read["a"].norm(dim=2)
+        assert float(error.max()) < 1e-3
+
+
+def test_features_looked_at_one_batch_later_are_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the next batch is queued before the features of this one are collected, across blocks too."""
+    paths, log = numbered(tmp_path / "a", 45), tmp_path / "log"
+    order: list[str] = []
+
+    class Queued(Told):
+        def tokens(self, images: Tensor) -> Tensor:
+            order.append("queued")
+            return super().tokens(images)
+
+    right = FeatureStore.encode
+    monkeypatch.setattr(FeatureStore, "encode", lambda store, tokens: order.append("collected") or right(store, tokens))
+    for behind in (0, 1):
+        monkeypatch.setattr("encoders.extract.batches_behind", lambda behind=behind: behind)
+        order.clear()
+        encoders: list[Encoder] = [Queued("small", log=log), Queued("large", grid=(8, 8))]
+        options = {"root": tmp_path / str(behind), "batch_size": 4, "part_images": 16, "progress": "none"}
+        extract(paths, encoders, **options)  # type: ignore[arg-type]
+        assert order[:4] == (["queued"] * 2 + ["collected"] * 2, ["queued"] * 4)[behind]
+    assert content(tmp_path / "0") == content(tmp_path / "1")
+    assert not list(tmp_path.rglob(".lock*"))
+
+
+def test_items_are_delayed_in_order() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    seen = [(item, len(made)) for item in delayed(source(), by=1)]
+    assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
+    assert list(delayed([], by=1)) == [] and list(delayed([1], by=3)) == [1]
+    tensor = torch.ones(2)
+    assert start_to_memory(tensor).wait() is tensor  # nothing to copy on a processor
+
+
+class Hungry(Encoder):
+    """Takes so many MiB an image for the time of a pass."""
+
+    alias, name, width, grid, num_prefix, num_params = "hungry", "test:hungry", 2, (1, 1), 0, 0
+    dtype, preprocess, fingerprint = "fp32", PLAIN, "ab" * 32
+
+    def __init__(self, mebibytes: int) -> None:
+        self._values = mebibytes * 2**18
+
+    def tokens(self, images: Tensor) -> Tensor:
+        return torch.ones(len(images), self._values).sum(1)[:, None, None].expand(-1, 1, 2).contiguous()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux")
+def test_batches_fit_the_memory() -> None:
+    """32 MiB an image, half of 2,600 MiB: 40 images, so 32; a second encoder that takes less changes nothing."""
+    assert pass_bytes(Hungry(32)) == pytest.approx(PROBE * 32 * 2**20, rel=0.1)
+    assert fitting_batch([Hungry(32), Told("small")], room=2600 * 2**20) == 32
+    assert fitting_batch([Hungry(32)], room=2**20) == 1
+    assert fitting_batch([Told("small")], room=2**40) == LARGEST["cpu"] == USUAL
+    assert fitting_batch([]) == USUAL
+
+
+def test_the_batch_is_chosen_for_encoders_that_lack_features(tmp_path: Path) -> None:
+    paths, asked = numbered(tmp_path / "a", 9), []
+    encoders: list[Encoder] = [Told("first"), Told("second")]
+
+    def choose(lacking: Sequence[Encoder]) -> int:
+        asked.append([encoder.alias for encoder in lacking])
+        return 4
+
+    extract(paths, encoders[:1], root=tmp_path / "root", batch_size=4, progress="none")
+    for _ in range(2):
+        extract(paths, encoders, root=tmp_path / "root", batch_size=choose, progress="none")
+    assert asked == [["second"], []]
+    extract(paths, encoders, root=tmp_path / "fixed", batch_size=4, progress="none")
+    assert content(tmp_path / "fixed") == content(tmp_path / "root")
