@@ -7,6 +7,7 @@ made.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -215,6 +216,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         **_commit(),
         "command": " ".join(["python -m experiments.combine", *sys.argv[1:]]),
     }
