@@ -44,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cache", help="folder of features and the embedded world (default: cache)")
     made.add_argument("--seeds", nargs="+", type=int, help="training seeds")
     made.add_argument(
-        "--coalitions", choices=("masked", "both"), help="both: a model of each coalition beside the masked model's"
+        "--coalitions",
+        choices=("masked", "retrained", "both"),
+        help="masked (default): one model answers for all; retrained: a model of each; both: these beside that one",
     )
     made.add_argument(
         "--controls",
