@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--ddp", action="store_true", help="all processes of a launch train each model together, not one each"
     )
+    made.add_argument(
+        "--estimate", action="store_true", help="say what disk, passes and hours it takes, and start nothing"
+    )
     made.add_argument("--device", help="cpu, cuda or cuda:0 (default: what accelerate finds)")
     return made
 
@@ -121,6 +124,15 @@ def run(config: RunConfig, *, share: Share | None = None, say: Callable[[str], N
     return run_pipeline(config, share=share or Share(), say=say)
 
 
+def say_estimate(config: RunConfig, share: Share, *, say: Callable[[str], None] = print) -> None:
+    """Says what a run will take if as many processes share it; one of those that were launched together does."""
+    from experiments.forecast import forecast_lines
+
+    if share.index == 0 or not share.patient:
+        for line in forecast_lines(config, processes=share.count):
+            say(line)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
@@ -129,8 +141,11 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         config = configure(args)
-        share, local_rank = own_share(args.shard, ddp=args.ddp, environment=os.environ)
+        share, local_rank = own_share(args.shard, ddp=args.ddp and not args.estimate, environment=os.environ)
         use_device(local_rank)
+        if args.estimate:
+            say_estimate(config, share)
+            return 0
         run(config, share=share)
     except user_errors() as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -36,12 +36,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
-    from experiments.combine import run
+    from experiments.combine import run, say_estimate
     from experiments.errors import user_errors
     from experiments.operator_table import page
+    from experiments.share import Share
 
     try:
         configs = configure_each(args)
+        if args.estimate:
+            for config in configs.values():
+                print(f"run {config.name}")
+                say_estimate(config, Share())
+            return 0
         folders = {operator: run(config) for operator, config in configs.items()}
         text, table = page(folders, command=command(args))
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,6 @@ def parser() -> argparse.ArgumentParser:
     made = combine_parser()
     made.prog, made.description = "python -m experiments.extract", __doc__
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.add_argument("--estimate", action="store_true", help="say what size and time it takes, and stop")
     made.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: 64)")
     return made
 

@@ -91,7 +91,7 @@ class Workshop:
         """The features that the job's model reads; those of encoders of its own are extracted first."""
         if not job.encoders:
             return self.bank.reading(job.sources)
-        encoders = {alias: self._load(alias, spec) for alias, spec in job.encoders.items()}
+        encoders = {alias: self.load(alias, spec) for alias, spec in job.encoders.items()}
         bank = fill_stores(
             self.config,
             self.data,
@@ -196,7 +196,7 @@ class Workshop:
         found: dict[tuple[Control, str], Streams] = {}
         lacking: dict[str, str] = {}
         for alias in aliases:
-            spec, load = config.encoders[alias], partial(self._load, alias)
+            spec, load = config.encoders[alias], partial(self.load, alias)
             others = config.control_checkpoints.get(alias, ())
             made: dict[Control, Streams | str] = {
                 "duplicate": duplicate(alias, count=count),
@@ -211,7 +211,8 @@ class Workshop:
                     lacking[f"{kind} of {alias}"] = one
         return found, lacking
 
-    def _load(self, alias: str, spec: str) -> Encoder:
+    def load(self, alias: str, spec: str) -> Encoder:
+        """An encoder that the run may not have, on the run's device. Raises EncoderError."""
         return load_encoder(f"{alias}={spec}", device=str(self.device))
 
     def _num_tokens(self, bank: FeatureBank, job: Job) -> int:
