@@ -137,8 +137,10 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
     from experiments.errors import user_errors
-    from experiments.share import own_share, use_device
+    from experiments.share import LEFT_ALONE, left_alone, own_share, use_device
 
+    if left_alone(os.environ):
+        print(LEFT_ALONE, file=sys.stderr)
     try:
         config = configure(args)
         share, local_rank = own_share(args.shard, ddp=args.ddp and not args.estimate, environment=os.environ)
