@@ -209,7 +209,7 @@ def test_a_damaged_dataset_is_refused_and_leaves_nothing(tmp_path: Path, damage:
 
 
 def test_help_is_immediate_and_imports_no_torch() -> None:
-    for module in ("combine", "world", "extract", "report", "train_demo_encoders"):
+    for module in ("combine", "compare_operators", "world", "extract", "report", "train_demo_encoders"):
         entry = f"experiments.{module}{'.__main__' if module == 'world' else ''}"
         code = f"import sys, {entry}; assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

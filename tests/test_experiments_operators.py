@@ -109,7 +109,7 @@ def test_the_command_writes_the_table_and_does_nothing_twice(
     build_world(tmp_path / "data", seed=2, scale=0.01)
     places = [f"--{name}={tmp_path / name}" for name in ("data", "runs", "cache", "out")]
     asked = ["--preset", "tiny", "--tasks", "gqa", "--encoders", "vit=demo:vit", "clip=demo:clip", "--device", "cpu"]
-    line = [*asked, *places, "--set", "train.steps=3", "train.batch_size=12"]
+    line = [*asked, *places, "--set", "train.steps=8", "train.batch_size=12"]
     assert main([*line, "--operators", "concat", "gated"]) == 0
     shown = capsys.readouterr()
     assert "training gqa" in shown.err and "| `gated` |" in shown.out
