@@ -19,15 +19,21 @@ from analysis.controls import CONTROLS, NOT_CONTROLS
 from analysis.draws import Draws
 from analysis.errors import AnswersError
 from analysis.metric_values import METRICS, logprob_statistic, metric_statistic
+from analysis.run_files import TableMode
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Cells of a task in the order of the coalition space, and other modes by name."""
+    """Cells of a task in the order of the coalition space, and other modes by name.
+
+    Attributes:
+        mode: of the table's cells: all of one masked model, or each of a model trained on that coalition alone.
+    """
 
     answers: TaskAnswers
     metric: str
     space: CoalitionSpace
+    mode: TableMode = "masked"
 
     @property
     def empty_by_definition(self) -> bool:
@@ -36,9 +42,13 @@ class Columns:
 
     @property
     def names(self) -> list[CellName]:
-        """The masked cells that must be there."""
+        """The table's cells, which must be there."""
         stored = self.space.coalitions[1:] if self.empty_by_definition else self.space.coalitions
-        return [CellName("masked", "drop", coalition_name(coalition)) for coalition in stored]
+        return [self.name_of(coalition) for coalition in stored]
+
+    def name_of(self, coalition: Sequence[str]) -> CellName:
+        """The table's cell of a coalition in the run's order."""
+        return CellName(self.mode, "drop", coalition_name(coalition))
 
     def cells(self, name: CellName) -> list[Cell]:
         """A cell under every seed.
@@ -52,9 +62,8 @@ class Columns:
         return found
 
     def coalition_cells(self, coalition: Sequence[str]) -> list[Cell]:
-        """The masked cell of a coalition under every seed."""
-        ordered = [alias for alias in self.space.aliases if alias in coalition]
-        return self.cells(CellName("masked", "drop", coalition_name(ordered)))
+        """The table's cell of a coalition under every seed."""
+        return self.cells(self.name_of([alias for alias in self.space.aliases if alias in coalition]))
 
     def coalition_draws(
         self, resampler: Resampler, *, chance: float, keep: Bool[np.ndarray, " n"] | None = None
@@ -92,7 +101,9 @@ class Columns:
         return found
 
 
-def task_columns(answers: TaskAnswers, metric: str, aliases: tuple[str, ...]) -> Columns:
+def task_columns(
+    answers: TaskAnswers, metric: str, aliases: tuple[str, ...], *, mode: TableMode = "masked"
+) -> Columns:
     """The columns of a task: all 2^n coalitions up to `EXACT_UP_TO` encoders, those that are there beyond.
 
     Raises:
@@ -100,15 +111,15 @@ def task_columns(answers: TaskAnswers, metric: str, aliases: tuple[str, ...]) ->
     """
     space = CoalitionSpace(aliases)
     if len(aliases) > EXACT_UP_TO:
-        space = CoalitionSpace(aliases, _stored(answers, aliases))
-    columns = Columns(answers, metric, space)
+        space = CoalitionSpace(aliases, _stored(answers, aliases, mode))
+    columns = Columns(answers, metric, space, mode)
     answers.require(columns.names)
     return columns
 
 
-def _stored(answers: TaskAnswers, aliases: tuple[str, ...]) -> tuple[Coalition, ...]:
+def _stored(answers: TaskAnswers, aliases: tuple[str, ...], mode: TableMode) -> tuple[Coalition, ...]:
     """The coalitions of a run that samples them: what was evaluated under every seed, and what must have been."""
-    known = {name.coalition for cells in answers.cells.values() for name in cells if name[:2] == ("masked", "drop")}
+    known = {name.coalition for cells in answers.cells.values() for name in cells if name[:2] == (mode, "drop")}
     needed = {(alias,) for alias in aliases} | {tuple(a for a in aliases if a != alias) for alias in aliases}
     needed |= {aliases, ()}
     return tuple(c for c in all_coalitions(aliases) if c in needed or coalition_name(c) in known)

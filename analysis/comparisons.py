@@ -7,13 +7,13 @@ against image-blind evaluation, and the entries of the verdict that grades are m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from analysis.answers import CellName, TaskAnswers
+from analysis.answers import TaskAnswers
 from analysis.bootstrap import Resampler
-from analysis.coalition_values import coalition_name
 from analysis.columns import Columns
 from analysis.controls import (
     CONTROLS,
@@ -85,7 +85,7 @@ def _best_single(
         why = not_run("the run holds no validation answers (split 'select') to choose the best single encoder on")
         return {"best_single": why, "gain_over_best_single": why}
     aliases, space = columns.space.aliases, columns.space
-    names = [CellName("masked", "drop", coalition_name((alias,))) for alias in aliases]
+    names = [columns.name_of((alias,)) for alias in aliases]
     selection.require(names)
     chooser = Resampler(
         f"{selection.task}.select",
@@ -93,7 +93,7 @@ def _best_single(
         num_resamples=CHOICE_RESAMPLES,
         seed=seed,
     )
-    choice = Columns(selection, columns.metric, space).draws(names, chooser)
+    choice = replace(columns, answers=selection).draws(names, chooser)
     best = int(np.nanargmax(choice.point))
     full, single = values.columns([space.full]), values.columns([space.column([aliases[best]])])
     n = len(columns.answers.rows.ids)

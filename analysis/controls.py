@@ -1,13 +1,13 @@
 """Controls against a mere ensemble effect: what each one is, how its cells are named, and what is claimed from them.
 
 This is the definition that whoever writes cells follows. A control is a cell of `answers/` like any other: the same
-columns, the same rows (task, ids, images, directions, targets) as the masked cells of the evaluated split, under every
+columns, the same rows (task, ids, images, directions, targets) as the table's cells of the evaluated split, under every
 seed of the run, `removal` = `drop`. `mode` names the control, `coalition` what it was made of:
 
 | mode | whose answers | coalition |
 |---|---|---|
 | `blind` | a model trained alike, in which no encoder is ever present; not for galleries, where it is chance | empty |
-| `shuffled` | the masked model of the same seed, all encoders present, every example with another image | all |
+| `shuffled` | the run's model of all encoders and the same seed, all present, every example with another image | all |
 | `duplicate` | trained alike, with as many streams as the run has encoders, all fed the features of one | that one |
 | `seeds` | the same, fed as many checkpoints of one encoder; where it has one, as many stored views | that one |
 | `matched` | trained alike on one encoder, with as many trainable parameters and visual tokens as the run | that one |
@@ -15,9 +15,10 @@ seed of the run, `removal` = `drop`. `mode` names the control, `coalition` what 
 
 "All" is the aliases in the run's order joined by `+`; "that one" is an alias, at least that of the best single encoder
 as chosen on validation answers (split `select`); further encoders may be written, and each is one more comparison.
-`duplicate`, `seeds` and `matched` are trained with the run's VE-dropout and answered with all their streams present;
-each stream has an adapter of its own. "Alike" means the same steps, batch and settings. `matched` keeps within 5 % of
-the run's trainable parameters (a wider or deeper trunk) and of its visual tokens (a finer grid).
+`duplicate`, `seeds` and `matched` are trained with the run's VE-dropout (with none where every coalition has a model
+of its own) and answered with all their streams present; each stream has an adapter of its own. "Alike" means the same
+steps, batch and settings. `matched` keeps within 5 % of the run's trainable parameters (a wider or deeper trunk) and of
+its visual tokens (a finer grid).
 
 Complementarity is claimed of a task when the paired gain of all encoders together over every stored control cell is
 above 0 after Holm's correction over all such comparisons of the run, and no control is missing.

@@ -5,6 +5,7 @@ cells a run holds: `zero` and `mean` put constants in the place of absent encode
 example's features (which keeps their distribution and breaks the pairing; Gat et al. 2021), and `retrained` is a model
 trained on that coalition alone. Hands on their values, what they say of each encoder, and whether they rank coalitions
 as the default does. A removal that removes nothing is the default: the full coalition may be absent from the files.
+Where a run has retrained coalitions alone, these are its table, and there is nothing to read beside it.
 """
 
 from __future__ import annotations

@@ -11,12 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from analysis.errors import RunFolderError
 from analysis.leaves import Leaf, not_run
 
 CURVE_POINTS = 120
+TableMode = Literal["masked", "retrained"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class RunFiles:
     def encoders(self) -> tuple[str, ...]:
         """Aliases in the run's order."""
         return tuple(self.config["encoders"])
+
+    @property
+    def table_mode(self) -> TableMode:
+        """What answered for the coalitions: one masked model, unless each has a model of its own and no other."""
+        return "retrained" if self.config.get("coalitions") == "retrained" else "masked"
 
     def baseline(self, task: str) -> Mapping[str, Any]:
         """Chance, majority and prior of a task.
@@ -91,10 +97,10 @@ def read_json(path: Path, *, needed: Sequence[str] = ()) -> dict[str, Any]:
 
 def training_of(files: RunFiles, task: str) -> dict[str, Any]:
     """Steps and convergence of the models that answered a task: its own, else the joint one."""
-    masked = [record for record in files.training if record.get("mode") == "masked"]
-    models = [r for r in masked if r["model"] == task] or [r for r in masked if r["model"] == "joint"]
+    table = [record for record in files.training if record.get("mode") == files.table_mode]
+    models = [r for r in table if r["model"] == task] or [r for r in table if r["model"] == "joint"]
     if not models:
-        reason = not_run("the run folder holds no training record of the masked model")
+        reason = not_run(f"the run folder holds no training record of the {files.table_mode} model")
         return {"steps": reason, "converged": reason}
     return {
         "steps": min(int(record["steps"]) for record in models),

@@ -21,8 +21,10 @@ from analysis.words import (
     claim_words,
     headline,
     image_use_words,
+    is_retrained,
     percent,
     plain_words,
+    removal_words,
     short,
     title_of,
     training_words,
@@ -185,6 +187,8 @@ def _scores(results: dict[str, Any]) -> Section:
         "orange. The floor is the better of the text-only coalition and the blind model; the best single "
         "encoder was chosen on validation. Bars are 95 % intervals."
     ]
+    if is_retrained(results):
+        lead.append(removal_words(results))
     return Section("scores", "Scores", lead, groups)
 
 
@@ -301,8 +305,7 @@ def _limits(results: dict[str, Any]) -> Section:
     ]
     lines = [
         results["interval_note"],
-        "Encoders are absent by leaving the sequence of one model that was trained for it; a model trained "
-        "for one coalition alone may do better.",
+        removal_words(results),
         "Equivalence margin for redundant: 1 point either way. p-values are corrected after Holm over all "
         "encoders and tasks of this run.",
     ]

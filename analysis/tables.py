@@ -71,7 +71,8 @@ def coalition_table(name: str, task: dict[str, Any]) -> Table:
         [Cell(coalition_words(entry["encoders"])), share(entry), count(entry.get("n", 0))]
         for entry in task["coalitions"]
     ]
-    return Table(f"{name}-coalitions", "Every coalition", ("encoders", task["metric"], "n"), rows)
+    title = "Every coalition" if task["coalitions"][-1]["mode"] == "masked" else "Every coalition, a model each"
+    return Table(f"{name}-coalitions", title, ("encoders", task["metric"], "n"), rows)
 
 
 def contribution_table(name: str, task: dict[str, Any]) -> Table:

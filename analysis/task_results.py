@@ -65,7 +65,7 @@ def task_results(
     baseline = files.baseline(answers.task)
     any_cell = next(iter(answers.cells[answers.seeds[0]].values()))
     metric = metric_of(answers.task, baseline.get("metric"), answers.rows, any_cell)
-    columns = task_columns(answers, metric, files.encoders)
+    columns = task_columns(answers, metric, files.encoders, mode=files.table_mode)
     clusters = answers.rows.num_clusters
     resampler = Resampler(answers.task, num_clusters=clusters, num_resamples=num_resamples, seed=seed)
     chance = float(baseline["chance"])
@@ -102,7 +102,7 @@ def task_results(
 def _coalition_leaves(context: TaskContext) -> list[dict[str, Any]]:
     leaves = []
     for column, coalition in enumerate(context.space.coalitions):
-        entry = {"encoders": list(coalition), "mode": "masked", "removal": "drop"}
+        entry = {"encoders": list(coalition), "mode": context.columns.mode, "removal": "drop"}
         entry.update(leaf(context.values, column, n=context.n, chance=context.chance))
         if column == 0 and context.columns.empty_by_definition:
             entry["by_definition"] = "chance"
@@ -133,6 +133,9 @@ def _sensitivity(context: TaskContext) -> dict[str, Any]:
     """Other ways of removing encoders, and retrained coalitions."""
     result: dict[str, Any] = {}
     for name in (*REMOVALS, RETRAINED):
+        if context.columns.mode == RETRAINED:
+            result[name] = not_run("every coalition has a model of its own, which lacks no encoder")
+            continue
         cells = removal_cells(context.answers, context.space, name)
         if not cells:
             result[name] = not_run("the run holds no such cells")

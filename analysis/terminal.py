@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.words import compact, number, points
+from analysis.words import compact, is_retrained, number, points
 
 HEAD = ("task, in %", "n", "chance", "floor", "best single", "all encoders", "gain over best single")
 
@@ -42,7 +42,7 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
         "-" * len(table[0]),
         *table[1:],
         "",
-        "Dropping one encoder:",
+        f"Dropping one encoder{' (each coalition has a model of its own)' if is_retrained(results) else ''}:",
         *grades,
         "",
         results["interval_note"],

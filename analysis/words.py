@@ -197,6 +197,25 @@ def attention_flag_words(flag: dict[str, Any]) -> str:
     return f"{flag['encoder']}: {flag['flag']} (lift {lift}, without interval; {said})."
 
 
+def is_retrained(results: dict[str, Any]) -> bool:
+    """Whether every coalition of the run has a model of its own."""
+    modes = {entry["mode"] for task in results["tasks"].values() for entry in task["coalitions"]}
+    return modes == {"retrained"}
+
+
+def removal_words(results: dict[str, Any]) -> str:
+    """What it means that an encoder is absent."""
+    if not is_retrained(results):
+        return (
+            "Encoders are absent by leaving the sequence of one model that was trained for it; a model trained for one"
+            " coalition alone may do better."
+        )
+    return (
+        "Every coalition has a model of its own, trained on it alone, that of no encoder on text alone: what an encoder"
+        " adds is the difference between two trainings, of which a single seed shows one draw."
+    )
+
+
 def training_words(task: dict[str, Any]) -> str:
     """How long the model was trained, and whether that was long enough."""
     if not isinstance(task["steps"], int):
@@ -206,4 +225,6 @@ def training_words(task: dict[str, Any]) -> str:
         if task["converged"]
         else "had not converged, so longer training may change what it shows"
     )
+    if task["coalitions"][-1]["mode"] == "retrained":
+        return f"Each coalition's own model saw {task['steps']:,} steps; together they {state}."
     return f"The model saw {task['steps']:,} steps and {state}."

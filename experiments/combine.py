@@ -46,7 +46,9 @@ def parser() -> Parser:
     made.add_argument("--cache", help="folder of features and the embedded world (default: cache)")
     made.add_argument("--seeds", nargs="+", type=int, help="training seeds")
     made.add_argument(
-        "--coalitions", choices=("masked", "both"), help="both: a model of each coalition beside the masked model's"
+        "--coalitions",
+        choices=("masked", "retrained", "both"),
+        help="masked (default): one model answers for all; retrained: a model of each; both: these beside that one",
     )
     made.add_argument(
         "--controls",
@@ -56,6 +58,9 @@ def parser() -> Parser:
     made.add_argument("--shard", metavar="i/n", help="train and answer this share of the run's models, such as 3/16")
     made.add_argument(
         "--ddp", action="store_true", help="all processes of a launch train each model together, not one each"
+    )
+    made.add_argument(
+        "--estimate", action="store_true", help="say what disk, passes and hours it takes, and start nothing"
     )
     made.add_argument("--device", help="cpu, cuda or cuda:0 (default: what accelerate finds)")
     return made
@@ -121,16 +126,30 @@ def run(config: RunConfig, *, share: Share | None = None, say: Callable[[str], N
     return run_pipeline(config, share=share or Share(), say=say)
 
 
+def say_estimate(config: RunConfig, share: Share, *, say: Callable[[str], None] = print) -> None:
+    """Says what a run will take if as many processes share it; one of those that were launched together does."""
+    from experiments.forecast import forecast_lines
+
+    if share.index == 0 or not share.patient:
+        for line in forecast_lines(config, processes=share.count):
+            say(line)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
     from experiments.errors import user_errors
-    from experiments.share import own_share, use_device
+    from experiments.share import LEFT_ALONE, left_alone, own_share, use_device
 
+    if left_alone(os.environ):
+        print(LEFT_ALONE, file=sys.stderr)
     try:
         config = configure(args)
-        share, local_rank = own_share(args.shard, ddp=args.ddp, environment=os.environ)
+        share, local_rank = own_share(args.shard, ddp=args.ddp and not args.estimate, environment=os.environ)
         use_device(local_rank)
+        if args.estimate:
+            say_estimate(config, share)
+            return 0
         run(config, share=share)
     except user_errors() as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

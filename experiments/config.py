@@ -55,7 +55,8 @@ class RunConfig:
         images: where a task's images lie, where that is not beside its annotations.
         exclude: a list of images to leave out, as `tasks.check --exclude` writes it.
         undecodable: refuse images that do not decode, or leave them out with their examples and record them.
-        coalitions: masked models answer for all coalitions; "both" trains a model of each coalition beside them.
+        coalitions: masked models answer for all coalitions; "both" trains a model of each coalition beside them,
+            "retrained" in their place.
         controls: against mere ensemble effects: "cheap" are blind and shuffled, "full" adds duplicate, seeds, matched
             and averaged ones (`analysis.controls`).
         control_checkpoints: by alias, specs of the same encoder trained with other seeds, for the control "seeds".
@@ -73,7 +74,7 @@ class RunConfig:
     images: dict[str, str] = field(default_factory=dict)
     exclude: str | None = None
     undecodable: Literal["refuse", "exclude"] = "refuse"
-    coalitions: Literal["masked", "both"] = "masked"
+    coalitions: Literal["masked", "both", "retrained"] = "masked"
     controls: Literal["none", "cheap", "full"] = "cheap"
     control_checkpoints: dict[str, tuple[str, ...]] = field(default_factory=dict)
     world_seed: int = 0
@@ -257,6 +258,11 @@ def check(config: RunConfig) -> RunConfig:
         raise ConfigError(f"preset {config.preset!r} has no encoders: name yours with --encoders ALIAS=SPEC …")
     if not config.tasks or not config.seeds or not config.encoders:
         raise ConfigError("a run needs at least one task, one seed and one encoder")
+    if config.coalitions == "retrained" and config.evaluate.removals:
+        raise ConfigError(
+            f"evaluate.removals={list(config.evaluate.removals)} puts something in absent encoders' places, and with"
+            " coalitions=retrained no model lacks any; nearest: coalitions=both"
+        )
     if len(config.encoders) > 8:
         raise ConfigError(f"{len(config.encoders)} encoders make {2 ** len(config.encoders)} coalitions; at most 8")
     for where, settings in ({"train": train} | config.train_of_tasks()).items():

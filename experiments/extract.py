@@ -1,13 +1,14 @@
 """`python -m experiments.extract`: fills the feature store for a run's encoders and datasets, without training.
 
-`--estimate` says first what that takes. Several processes divide the work: `accelerate launch -m experiments.extract`
-on one machine, `--shard i/n` on several machines that share a folder, or both. What is complete is never computed
-again, so the same command goes on where a killed one stopped.
+`--estimate` says first what that takes. Several processes divide the work: `accelerate launch --multi_gpu --module
+experiments.extract` on one machine, `--shard i/n` on several machines that share a folder, or both. What is complete is
+never computed again, so the same command goes on where a killed one stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,6 @@ def parser() -> Parser:
     made = combine_parser()
     made.prog, made.description = "python -m experiments.extract", __doc__
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.add_argument("--estimate", action="store_true", help="say what size and time it takes, and stop")
     made.add_argument(
         "--batch-size",
         metavar="N",
@@ -44,7 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
     from experiments.errors import user_errors
+    from experiments.share import LEFT_ALONE, left_alone
 
+    if left_alone(os.environ):
+        print(LEFT_ALONE, file=sys.stderr)
     try:
         _extract(args, configure(args))
     except user_errors() as error:
@@ -65,11 +68,12 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
     from experiments.data import PARTS, fill_stores, find_data, read_tasks
     from experiments.errors import ConfigError
     from experiments.processes import Processes
+    from experiments.training.launch import on_cpu
 
     shard = Shard.parse(args.shard or "1/1")
     if args.batch_size != "auto" and not re.fullmatch("[1-9][0-9]{0,5}", args.batch_size):
         raise ConfigError(f"--batch-size {args.batch_size} must be auto, or a positive whole number")
-    state = PartialState(cpu=config.device == "cpu")
+    state = PartialState(cpu=on_cpu(config.device))
     device = config.device or str(state.device)
     encoders = {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
     with state.main_process_first():  # the others find the embedded world in place

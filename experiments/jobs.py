@@ -17,6 +17,7 @@ from fusion.types import Coalition, all_coalitions, coalition_name
 
 Control = Literal["duplicate", "seeds", "matched"]
 Kind = Literal["masked", "blind", "retrained"] | Control
+Table = Literal["masked", "retrained"]
 CONTROLS: tuple[Control, ...] = ("duplicate", "seeds", "matched")
 """Controls that are trained on several streams of one encoder; `analysis.controls` defines them."""
 
@@ -34,7 +35,9 @@ class Job:
         of: what its cells name: the encoders that it is made of.
         sources: what each of its inputs reads.
         encoders: specs of the encoders that they read, where these are not the run's own.
-        varies: whether inputs are dropped at random in training.
+        inputs: "vary" where they are dropped at random in training, "fixed" where all are present, "none" where
+            none ever is.
+        leads: whether it answers what is asked of all encoders alone: with other images, re-ranked, its attention.
     """
 
     kind: Kind
@@ -45,16 +48,22 @@ class Job:
     of: Coalition
     sources: Mapping[str, Source]
     encoders: Mapping[str, str] = field(default_factory=dict)
-    varies: bool = True
+    inputs: Literal["vary", "fixed", "none"] = "vary"
+    leads: bool = False
+
+    @property
+    def shown(self) -> Coalition:
+        """The inputs that are present when it answers for what it is made of."""
+        return () if self.inputs == "none" else tuple(self.sources)
 
     @property
     def stem(self) -> str:
         """Name of its files in the run's `train` folder."""
-        made_of = f"-{coalition_name(self.of)}" if self.kind not in ("masked", "blind") else ""
+        made_of = f"-{coalition_name(self.of) or 'none'}" if self.kind not in ("masked", "blind") else ""
         return f"{self.name}-{self.kind}{made_of}-{self.seed}"
 
     def __str__(self) -> str:
-        made_of = f" of {coalition_name(self.of)}" if self.kind not in ("masked", "blind") else ""
+        made_of = f" of {coalition_name(self.of) or 'no encoder'}" if self.kind not in ("masked", "blind") else ""
         return f"{self.name}: {self.kind}{made_of}, seed {self.seed}"
 
 
@@ -63,8 +72,15 @@ def groups_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
     return {"joint": config.tasks} if config.train.joint else {task: (task,) for task in config.tasks}
 
 
+def table_of(config: RunConfig) -> Table:
+    """The mode of the cells that the table of coalitions is made of."""
+    return "retrained" if config.coalitions == "retrained" else "masked"
+
+
 def first_jobs(config: RunConfig, *, galleries: Mapping[str, bool]) -> list[Job]:
     """Masked and blind models, and models of single coalitions.
+
+    Where every coalition has a model of its own, that of no encoder is the blind one too.
 
     Args:
         galleries: by task, whether it ranks a gallery, which nobody can do blind.
@@ -74,19 +90,23 @@ def first_jobs(config: RunConfig, *, galleries: Mapping[str, bool]) -> list[Job]
     for seed in config.seeds:
         for name, tasks in groups_of(config).items():
             own = {alias: Source(alias) for alias in full}
-            jobs.append(Job("masked", name, tasks, tasks, seed, full, own))
             blind = tuple(task for task in tasks if not galleries[task])
-            if blind and config.controls != "none":
-                jobs.append(Job("blind", name, blind, blind, seed, (), own))
+            masked = table_of(config) == "masked"
+            if masked:
+                jobs.append(Job("masked", name, tasks, tasks, seed, full, own, leads=True))
+            if blind and masked and config.controls != "none":
+                jobs.append(Job("blind", name, blind, blind, seed, (), own, inputs="none"))
+            if blind and not masked:
+                jobs.append(Job("retrained", name, blind, blind, seed, (), own, inputs="none"))
             for chosen in _retrained(config, full):
-                parts = {alias: own[alias] for alias in chosen}
-                jobs.append(Job("retrained", name, tasks, tasks, seed, chosen, parts, varies=False))
+                parts, leads = {alias: own[alias] for alias in chosen}, chosen == full and not masked
+                jobs.append(Job("retrained", name, tasks, tasks, seed, chosen, parts, inputs="fixed", leads=leads))
     return jobs
 
 
 def _retrained(config: RunConfig, full: Coalition) -> list[Coalition]:
-    """Coalitions that get a model of their own; `averaged` answers with those of the single encoders."""
-    if config.coalitions == "both":
+    """Coalitions of encoders that get a model of their own; `averaged` answers with those of the single ones."""
+    if config.coalitions != "masked":
         return [coalition for coalition in all_coalitions(full) if coalition]
     return [(alias,) for alias in full] if config.controls == "full" else []
 
@@ -94,13 +114,14 @@ def _retrained(config: RunConfig, full: Coalition) -> list[Coalition]:
 def control_jobs(
     config: RunConfig, *, best: Mapping[str, str], streams: Mapping[tuple[Control, str], Streams]
 ) -> list[Job]:
-    """Models of several streams of one encoder, with the run's VE-dropout.
+    """Models of several streams of one encoder, trained as the run's model of all encoders is.
 
     Args:
         best: by task, the best single encoder on validation.
         streams: by control and encoder, what a model reads; a control that an encoder cannot give is absent.
     """
-    jobs = []
+    jobs: list[Job] = []
+    inputs: Literal["vary", "fixed"] = "vary" if table_of(config) == "masked" else "fixed"
     for seed in config.seeds:
         for name, tasks in groups_of(config).items():
             for alias in dict.fromkeys(best[task] for task in tasks):
@@ -108,9 +129,8 @@ def control_jobs(
                 for kind in CONTROLS:
                     made = streams.get((kind, alias))
                     if made is not None:
-                        jobs.append(
-                            Job(kind, name, tasks, answers, seed, (alias,), made.sources, encoders=made.encoders)
-                        )
+                        one = Job(kind, name, tasks, answers, seed, (alias,), made.sources, encoders=made.encoders)
+                        jobs.append(replace(one, inputs=inputs))
     return jobs
 
 
@@ -121,8 +141,10 @@ def for_inputs(config: RunConfig, job: Job) -> RunConfig:
 
     def changed(values: Mapping[str, Any]) -> dict[str, Any]:
         new = dict(values)
-        if not job.varies:
+        if job.inputs == "fixed":
             new |= {"ve_dropout": 0.0, "empty": 0.0}
+        elif job.inputs == "none":  # as many steps as the models of other coalitions, where it is one of those
+            new |= {"ve_dropout": 0.0, "empty": 1.0, "ve_warmup": 0.0, "fill": "drop"}
         elif isinstance(values.get("ve_dropout"), Mapping):
             new["ve_dropout"] = {names[a]: rate for a, rate in values["ve_dropout"].items() if a in names}
         if "freeze" in values:

@@ -7,6 +7,7 @@ made.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
         what = f"{len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}"
         say(f"run {config.name}: {what}")
     check_data(config)
-    encoders = _load_encoders(config, str(accelerator.device))
+    encoders = load_encoders(config, str(accelerator.device))
     if share.index > 0 and config.data is None:
         share.wait(lambda: world_is_there(config))
     with accelerator.main_process_first():  # the others find the embedded world in place
@@ -126,7 +127,8 @@ def _check_run_folder(config: RunConfig) -> None:
         )
 
 
-def _load_encoders(config: RunConfig, device: str) -> dict[str, Encoder]:
+def load_encoders(config: RunConfig, device: str) -> dict[str, Encoder]:
+    """The run's encoders. Raises EncoderError."""
     return {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
 
 
@@ -215,6 +217,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         **_commit(),
         "command": " ".join(["python -m experiments.combine", *sys.argv[1:]]),
     }

@@ -7,7 +7,7 @@ on a device of its own, unless `--ddp` trains every model with all of them toget
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +16,12 @@ from encoders.plan import Shard
 Item = TypeVar("Item")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher tells each process; a process that works alone must not find it."""
+OF_A_GROUP = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""What says how many processes there are, where there is more than one: torch's launcher, or some MPI."""
+LEFT_ALONE = (
+    "note: accelerate starts several processes on CPUs through MPI alone, so this one has the run to itself;"
+    " without MPI accelerate launch takes --multi_gpu in place of --cpu, on CPUs too (docs/many_machines.md)"
+)
 POLL_SECONDS = 1.0
 
 
@@ -75,6 +81,15 @@ def own_share(shard: str | None, *, ddp: bool, environment: MutableMapping[str, 
         environment.pop(name, None)
     own = asked.within(rank, size)
     return Share(own.index, own.count, patient=asked.count == 1), local
+
+
+def left_alone(environment: Mapping[str, str]) -> bool:
+    """Whether `accelerate launch --cpu` was asked for several processes and started this one only.
+
+    It then names the address where they would meet, but not how many there are.
+    """
+    asked = environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in environment
+    return asked and not any(name in environment for name in OF_A_GROUP)
 
 
 def use_device(local: str | None) -> None:

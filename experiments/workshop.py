@@ -23,7 +23,7 @@ from experiments.cells import Cell, read_answers, write_table
 from experiments.config import RunConfig
 from experiments.data import FeatureBank, Part, TaskData, fill_stores
 from experiments.evaluate import Evaluator
-from experiments.jobs import CONTROLS, Control, Job, for_inputs
+from experiments.jobs import CONTROLS, Control, Job, for_inputs, table_of
 from experiments.model import TaskModel, load_weights, save_weights
 from experiments.processes import Processes
 from experiments.streams import Streams, duplicate, matched, seeds
@@ -91,7 +91,7 @@ class Workshop:
         """The features that the job's model reads; those of encoders of its own are extracted first."""
         if not job.encoders:
             return self.bank.reading(job.sources)
-        encoders = {alias: self._load(alias, spec) for alias, spec in job.encoders.items()}
+        encoders = {alias: self.load(alias, spec) for alias, spec in job.encoders.items()}
         bank = fill_stores(
             self.config,
             self.data,
@@ -112,7 +112,7 @@ class Workshop:
         if self.processes.agree(load_weights(model, path) is not None):
             checkpoints.clear()
             return model
-        full = () if job.kind == "blind" else bank.aliases
+        full = job.shown
         for task, item in data.items():
             images = item.splits["train"].images()[:OBSERVED]
             for start in range(0, len(images), 256):
@@ -182,7 +182,8 @@ class Workshop:
         for task, item in self.data.items():
             scores = {}
             for alias in self.config.encoders:
-                cells = [Cell(task, seed, (alias,), split="select") for seed in self.config.seeds]
+                mode = table_of(self.config)
+                cells = [Cell(task, seed, (alias,), mode=mode, split="select") for seed in self.config.seeds]
                 values = [item.task.value(read_answers(self.config.folder, cell)) for cell in cells]
                 scores[alias] = sum(values) / len(values)
             best[task] = max(scores, key=lambda alias: scores[alias])
@@ -195,7 +196,7 @@ class Workshop:
         found: dict[tuple[Control, str], Streams] = {}
         lacking: dict[str, str] = {}
         for alias in aliases:
-            spec, load = config.encoders[alias], partial(self._load, alias)
+            spec, load = config.encoders[alias], partial(self.load, alias)
             others = config.control_checkpoints.get(alias, ())
             made: dict[Control, Streams | str] = {
                 "duplicate": duplicate(alias, count=count),
@@ -210,7 +211,8 @@ class Workshop:
                     lacking[f"{kind} of {alias}"] = one
         return found, lacking
 
-    def _load(self, alias: str, spec: str) -> Encoder:
+    def load(self, alias: str, spec: str) -> Encoder:
+        """An encoder that the run may not have, on the run's device. Raises EncoderError."""
         return load_encoder(f"{alias}={spec}", device=str(self.device))
 
     def _num_tokens(self, bank: FeatureBank, job: Job) -> int:
@@ -243,19 +245,26 @@ class Workshop:
 
     def _cells(self, job: Job, task: str) -> list[Cell]:
         """One task's cells of a job."""
-        gallery, seed, full = self.galleries[task], job.seed, job.of
-        if job.kind != "masked":
-            cells = [Cell(task, seed, full, mode=job.kind)]
-            return [*cells, replace(cells[0], split="select")] if job.kind == "retrained" else cells
-        chosen = [coalition for coalition in all_coalitions(full) if coalition or not gallery]
+        gallery, seed, controls = self.galleries[task], job.seed, self.config.controls != "none"
+        cells = self._masked_cells(job, task) if job.kind == "masked" else [Cell(task, seed, job.of, mode=job.kind)]
+        if job.kind == "retrained":
+            cells.append(replace(cells[0], split="select"))
+            if not job.shown and controls:
+                cells.append(Cell(task, seed, (), mode="blind"))
+        if job.leads and controls:
+            cells.append(Cell(task, seed, job.of, mode="shuffled"))
+        if job.leads and gallery:
+            cells.append(Cell(task, seed, job.of, mode="reranked"))
+        return cells
+
+    def _masked_cells(self, job: Job, task: str) -> list[Cell]:
+        """Every coalition of a masked model, also with other removals; on validation those that choices are made on."""
+        seed, full = job.seed, job.of
+        chosen = [coalition for coalition in all_coalitions(full) if coalition or not self.galleries[task]]
         cells = [Cell(task, seed, coalition) for coalition in chosen]
         cells += [Cell(task, seed, coalition, split="select") for coalition in [*((alias,) for alias in full), full]]
         for removal in self.config.evaluate.removals:
             cells += [Cell(task, seed, coalition, removal=removal) for coalition in chosen if coalition != full]
-        if self.config.controls != "none":
-            cells.append(Cell(task, seed, full, mode="shuffled"))
-        if gallery:
-            cells.append(Cell(task, seed, full, mode="reranked"))
         return cells
 
     def _answer(self, job: Job, task: str, model: TaskModel, bank: FeatureBank) -> None:
@@ -263,7 +272,7 @@ class Workshop:
         fills = self._fills(job, model, bank)
         test = self._evaluator(model, bank, task, "test", fills=fills)
         select = self._evaluator(model, bank, task, "select")
-        full = () if job.kind == "blind" else bank.aliases
+        full = job.shown
 
         def answer(cell: Cell) -> list[Answer]:
             if cell.mode == "reranked":
@@ -291,9 +300,9 @@ class Workshop:
         return fills
 
     def _attention(self, job: Job) -> dict[str, Path]:
-        """Files of the attention of a masked model, by task."""
+        """Files of the attention of a model that leads, by task."""
         folder = self.config.folder / "attention"
-        return {task: folder / f"{task}.{job.seed}.parquet" for task in job.answers if job.kind == "masked"}
+        return {task: folder / f"{task}.{job.seed}.parquet" for task in job.answers if job.leads}
 
     def _write(self, answering: Sequence[Answering], *, name: str | None) -> None:
         """Computes the cells that are not there yet, all processes together, and the first one writes them."""

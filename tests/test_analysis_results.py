@@ -17,7 +17,7 @@ from synthetic_run import CHANCE, ENCODERS, coalitions, write_run, write_task
 from analysis.answers import load_answers
 from analysis.errors import AnswersError, RunFolderError
 from analysis.results import assemble, results_schema, write_results
-from analysis.words import verdict_sentence
+from analysis.words import removal_words, training_words, verdict_sentence
 
 
 def valid(results: dict[str, Any]) -> None:
@@ -243,6 +243,32 @@ def test_reranked_answers_stand_beside_contrast(tmp_path: Path) -> None:
     task = assemble(folder, num_resamples=100)["tasks"]["coco"]
     assert task["other_modes"]["reranked"]["value"] == task["coalitions"][-1]["value"]
     assert task["secondary"]["reranked_recall@1_i2t"] == task["secondary"]["recall@1_i2t"]
+
+
+def test_retrained_coalitions_alone_give_the_numbers_of_a_table_that_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "alone", tasks=("gqa", "coco"), num_rows=80)
+    masked = assemble(folder, num_resamples=100)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"coalitions": "retrained"}))
+    for path in sorted((folder / "answers").glob("*.masked.*.parquet")):
+        table = replaced(pq.read_table(path), "mode", "retrained")
+        path.unlink()
+        pq.write_table(table, path.with_name(path.name.replace("masked", "retrained")))
+    for path in (folder / "train").glob("*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"kind": "retrained", "steps": record["steps"] - 1}))
+    found = assemble(folder, num_resamples=100)
+    valid(found)
+    for name, task in found["tasks"].items():
+        before = masked["tasks"][name]
+        assert [entry["mode"] for entry in task["coalitions"]] == ["retrained"] * 16
+        for key in ("shapley", "best_single", "controls", "overlap", "slices", "gain_over_floor", "flips"):
+            assert task[key] == before[key], key
+        assert task["steps"] == before["steps"] - 1 and "Each coalition's own model" in training_words(task)
+    assert "difference between two trainings" in removal_words(found) and "leaving" in removal_words(masked)
+    (folder / "answers" / "gqa.0.retrained.drop.vit+clip.parquet").unlink()
+    with pytest.raises(AnswersError, match=r"1 of 16 retrained coalitions have no answers \(vit\+clip\)"):
+        assemble(folder, num_resamples=100)
 
 
 def test_too_few_resamples_are_admitted(run: Path) -> None:

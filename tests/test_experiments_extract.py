@@ -80,10 +80,11 @@ def test_the_batch_size_is_told_and_a_second_call_needs_none(
 
 
 def test_processes_of_accelerate_and_shards_give_the_same_store(world: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    line = ["-m", "experiments.extract", "--data", str(world), "--tasks", "snli_ve", "--encoders", "vit=demo:vit"]
-    places = ["--cache", str(tmp_path / "launched"), "--device", "cpu", "--batch-size", "16"]
-    done = subprocess.run([*launch, *line, *places], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    start = [*launch, "--main_process_port", "0", "--module", "experiments.extract"]
+    line = ["--data", str(world), "--tasks", "snli_ve", "--encoders", "vit=demo:vit"]
+    places = ["--cache", str(tmp_path / "launched"), "--batch-size", "16"]
+    done = subprocess.run([*start, *line, *places], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("vit: ") == 1  # the main process alone says what is there
     encoders = {"vit": load_encoder("vit=demo:vit")}

@@ -8,8 +8,9 @@ import pytest
 
 from encoders import load_encoder
 from encoders.base import Encoder
-from experiments.config import RunConfig, demo
+from experiments.config import RunConfig, check, demo
 from experiments.data import Source
+from experiments.errors import ConfigError
 from experiments.jobs import CONTROLS, control_jobs, first_jobs, for_inputs
 from experiments.streams import Streams, duplicate, matched, seeds
 
@@ -38,15 +39,22 @@ def load(spec: str) -> Encoder:
             {"controls": "none", "coalitions": "both"},
             ["joint-masked-0", "joint-retrained-vit-0", "joint-retrained-dino-0", "joint-retrained-vit+dino-0"],
         ),
+        (
+            {"controls": "cheap", "coalitions": "retrained"},
+            [f"joint-retrained-{name}-0" for name in ("none", "vit", "dino", "vit+dino")],
+        ),
     ],
 )
 def test_models_of_a_joint_run(changes: dict[str, object], stems: list[str]) -> None:
     jobs = first_jobs(config(**changes), galleries=GALLERIES)
     assert [job.stem for job in jobs] == stems
     for job in jobs:
-        assert tuple(job.sources) == (job.of if job.kind == "retrained" else ("vit", "dino"))
-        assert job.varies == (job.kind != "retrained")
-        assert job.tasks == job.answers == (("gqa",) if job.kind == "blind" else ("flickr30k", "gqa"))
+        blind = job.kind == "blind" or not job.of
+        assert tuple(job.sources) == (job.of if job.kind == "retrained" and job.of else ("vit", "dino"))
+        assert job.inputs == ("none" if blind else "vary" if job.kind == "masked" else "fixed")
+        assert job.shown == (() if blind else tuple(job.sources))
+        assert job.tasks == job.answers == (("gqa",) if blind else ("flickr30k", "gqa"))
+    assert [job.of for job in jobs if job.leads] == [("vit", "dino")]  # one alone is asked what is asked of all
 
 
 def test_models_of_a_run_with_a_model_per_task_and_seed() -> None:
@@ -89,6 +97,10 @@ def test_what_is_said_of_encoders_is_said_of_inputs() -> None:
     alone = for_inputs(run, jobs["joint-retrained-vit-0"]).train
     assert (alone.ve_dropout, alone.empty, alone.freeze) == (0.0, 0.0, ("text",))
     assert alone.per_task == {"gqa": {"ve_dropout": 0.0, "empty": 0.0}}
+    text = first_jobs(replace(run, coalitions="retrained"), galleries=GALLERIES)[0]
+    none = for_inputs(run, text).train
+    assert (text.of, none.ve_dropout, none.empty, none.ve_warmup, none.fill) == ((), 0.0, 1.0, 0.0, "drop")
+    assert none.steps == run.train.steps  # as the models of other coalitions, which the blind control is not
     streams = {("duplicate", "dino"): duplicate("dino", count=2)}
     (twice,) = control_jobs(run, best=dict.fromkeys(GALLERIES, "dino"), streams=streams)  # type: ignore[arg-type]
     found = for_inputs(run, twice).train
@@ -96,6 +108,20 @@ def test_what_is_said_of_encoders_is_said_of_inputs() -> None:
     assert found.freeze == ("text", "adapters.dino_2")
     assert found.per_task == {"gqa": {"ve_dropout": {"dino_1": 0.3, "dino_2": 0.4}}}
     assert for_inputs(run, jobs["joint-masked-0"]).train == train
+
+
+def test_controls_of_retrained_coalitions_see_all_their_inputs() -> None:
+    streams = {("duplicate", "dino"): duplicate("dino", count=2)}
+    for coalitions, inputs in (("both", "vary"), ("retrained", "fixed")):
+        made = config(controls="full", coalitions=coalitions)
+        (twice,) = control_jobs(made, best=dict.fromkeys(GALLERIES, "dino"), streams=streams)  # type: ignore[arg-type]
+        assert twice.inputs == inputs
+
+
+def test_removals_need_a_masked_model() -> None:
+    evaluate = replace(demo().evaluate, removals=("zero",))
+    with pytest.raises(ConfigError, match="nearest: coalitions=both"):
+        check(config(coalitions="retrained", evaluate=evaluate))
 
 
 def test_duplicates_read_the_same_features() -> None:

@@ -15,11 +15,12 @@ import pytest
 from encoders.errors import StoreError
 from experiments.combine import run
 from experiments.config import RunConfig, preset
-from experiments.share import Share, own_share
+from experiments.share import LEFT_ALONE, Share, left_alone, own_share
 from experiments.world.build import build_world
 from tasks import load_task
 
 ROOT = Path(__file__).parent.parent
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 LAUNCHER = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "PATH": "/bin"}
 
 
@@ -57,6 +58,18 @@ def test_a_share_is_named_or_comes_from_a_launcher() -> None:
         own_share("17/16", ddp=False, environment={})
 
 
+def test_accelerate_on_cpus_starts_one_process_and_that_is_said() -> None:
+    """What accelerate 1.15 leaves in the environment, asked for one or two processes, with and without MPI."""
+    alone = {"ACCELERATE_USE_CPU": "True"}
+    assert not left_alone({}) and not left_alone(alone)
+    two = {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    assert left_alone(two)
+    assert not left_alone({**two, "PMI_SIZE": "2"}) and not left_alone({**two, "WORLD_SIZE": "2"})
+    line = [*ACCELERATE, "--cpu", "--num_processes", "2", "--module", "experiments.combine", "--preset", "none"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stderr.count(LEFT_ALONE) == 1 and done.stderr.count("error: unknown preset 'none'") == 1
+
+
 def test_shares_cover_everything_once() -> None:
     items = list(range(11))
     assert sorted(item for k in range(4) for item in Share(k, 4).of(items)) == items
@@ -91,12 +104,12 @@ def test_controls_of_a_shard_wait_for_the_models_they_are_made_of(home: Path) ->
 
 
 def test_launched_processes_take_a_model_each(home: Path) -> None:
-    # What `accelerate launch` starts for several GPUs; on CPUs it would ask for MPI.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    # `--multi_gpu` is the launcher that starts processes by itself, on CPUs too; `--cpu` leaves that to MPI.
+    launch = [*ACCELERATE, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "--module"]
     settings = ["train.joint=false", "train.steps=2", "train.blind_steps=2", "train.batch_size=12"]
     places = ["--data", str(home / "data"), "--cache", str(home / "fresh"), "--runs", str(home / "runs")]
     what = ["--preset", "tiny", "--tasks", "gqa", "snli_ve", "--encoders", "vit=demo:vit", "clip=demo:clip"]
-    line = [*launch, "experiments.combine", *what, *places, "--device", "cpu", "--set", "run=launched", *settings]
+    line = [*launch, "experiments.combine", *what, *places, "--device", "cpu", "--run", "launched", "--set", *settings]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("run launched:") == 1 and "report:" in done.stdout

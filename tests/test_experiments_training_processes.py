@@ -34,12 +34,12 @@ SIZES = [
 
 
 def combine(folder: Path, run: str, *, processes: int) -> subprocess.CompletedProcess[str]:
-    # What `accelerate launch` starts for several GPUs; on CPUs it would ask for MPI.
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    places = ["--runs", str(folder / "runs"), "--cache", str(folder / "cache"), "--device", "cpu"]
+    # `--multi_gpu` is the launcher that starts processes by itself, on CPUs too; `--cpu` leaves that to MPI.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    launch += ["--main_process_port", "0"]
+    places = ["--runs", str(folder / "runs"), "--cache", str(folder / "cache")]
     command = ["-m", "experiments.combine", "--ddp", "--preset", "tiny", *places, "--tasks", "gqa", "flickr30k"]
-    # Torch's launcher takes `--run` for an abbreviation of one of its own options.
-    seeds = ["--encoders", "vit=demo:vit", "clip=demo:clip", "--seeds", "0", "1", "--set", f"run={run}", *SIZES]
+    seeds = ["--encoders", "vit=demo:vit", "clip=demo:clip", "--seeds", "0", "1", "--run", run, "--set", *SIZES]
     line = [sys.executable, *(launch if processes > 1 else []), *command, *seeds]
     environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)

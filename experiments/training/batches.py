@@ -87,5 +87,11 @@ class Batches:
     def _coalition(self, step: int, group: int, objective: Objective) -> Coalition:
         if self.mode == "blind":
             return ()
-        empty: Literal["draw", "never"] = "never" if objective.empty == "skip" else "draw"
-        return self.dropout.coalition(self.seed, step, group, progress=step / self.steps, empty=empty)
+        return self.dropout.coalition(
+            self.seed, step, group, progress=step / self.steps, empty=empty_of(objective)
+        )
+
+
+def empty_of(objective: Objective) -> Literal["draw", "never"]:
+    """Whether VE-dropout may leave no encoder in what an objective trains on."""
+    return "never" if objective.empty == "skip" else "draw"

@@ -30,7 +30,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if config.device is not None and config.device.startswith("cuda:"):
         torch.cuda.set_device(config.device)
     made = Accelerator(
-        cpu=config.device == "cpu",
+        cpu=on_cpu(config.device),
         mixed_precision=train.precision,
         log_with=list(names) or None,
         project_config=ProjectConfiguration(logging_dir=str(config.folder / "train" / "trackers")),
@@ -39,6 +39,14 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     for where, settings in ({"train": train} | config.train_of_tasks()).items():
         check_processes(settings, made.num_processes, where=where)
     return made
+
+
+def on_cpu(device: str | None) -> bool:
+    """Whether processes work on the CPU: asked to, or because there is nothing else.
+
+    Accelerate joins processes on CPUs only where it is told that they are on CPUs.
+    """
+    return device == "cpu" or (device is None and not torch.accelerator.is_available())
 
 
 def check_processes(train: TrainConfig, processes: int, *, where: str = "train") -> None:

@@ -24,6 +24,7 @@ from experiments.processes import Processes
 from experiments.training.average import Average
 from experiments.training.batches import Batch, Batches, Mode
 from experiments.training.checkpoint import Checkpoint, Checkpoints, plain
+from experiments.training.clock import StepClock
 from experiments.training.interruption import Interruption
 from experiments.training.launch import plain_settings
 from experiments.training.optimizer import make_optimizer, set_rate
@@ -157,6 +158,7 @@ class Loop:
         self._running = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self._wrapped, self._optimizer = accelerator.prepare(model, make_optimizer(model, settings))
         self._bar: Any = None
+        self._clock = StepClock()
         self._since = time.perf_counter()
 
     @property
@@ -184,12 +186,15 @@ class Loop:
         self._running += loss
         if batch.step % self.settings.log_steps == 0:
             self._log()
+        self._clock.step_ended()
         if batch.step in self._validations:
             self._select()
+            self._clock.rest()
         every = self.settings.checkpoint_steps
         stop = self._asked_to_stop()
         if batch.step < self.steps and (stop or every is not None and batch.step % every == 0):
             self._save()
+            self._clock.rest()
         if stop:
             if self.processes.first:
                 tqdm.write(f"stopped after step {batch.step}: the same command goes on from there", file=sys.stderr)
@@ -313,4 +318,5 @@ class Loop:
             "kept": progress.best_step if self.settings.keep == "best" else progress.step,
             "converged": has_converged(progress.select),
             "seconds": round(progress.seconds, 1),
+            "step_ms": self._clock.record(),
         }
