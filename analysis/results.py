@@ -16,6 +16,7 @@ from typing import Any
 from analysis.answers import RunAnswers, load_answers
 from analysis.attention import read_attention
 from analysis.errors import AnswersError
+from analysis.examples import add_texts
 from analysis.image_use import MARGIN
 from analysis.run_files import RunFiles, cost_of, read_run_files, similarity_of, training_summary
 from analysis.task_results import task_results
@@ -60,6 +61,7 @@ def assemble(run_folder: Path | str, *, num_resamples: int = NUM_RESAMPLES, seed
         for task in _task_order(files, answers)
     }
     finish_verdicts(tasks, num_resamples=num_resamples)
+    add_texts(folder, tasks)
     return {
         "schema": SCHEMA_VERSION,
         "run": str(files.config.get("run") or folder.resolve().name),
