@@ -7,7 +7,7 @@ that both say the same. A leaderboard is a page like any other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from analysis.drawing import Drawing
 
@@ -91,13 +91,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that a template needs."""
+    """Everything that a template needs.
+
+    Attributes:
+        lead: sentences that open the verdict.
+        overview: the verdict at a glance.
+    """
 
     title: str
     summary: str
+    lead: Sequence[str]
+    overview: Table
     sections: Sequence[Section]
     foot: str
-    verdicts: Sequence[Verdict] = field(default=())
+    verdicts: Sequence[Verdict] = ()
 
     @property
     def drawings(self) -> list[Drawing]:

@@ -34,6 +34,11 @@ def title_of(task: str) -> str:
     return TASK_TITLES.get(task, task)
 
 
+def metric_title(metric: str) -> str:
+    """A metric's customary name."""
+    return METRIC_TITLES.get(metric, metric)
+
+
 def short(text: str, *, longest: int = LONGEST) -> str:
     """A string from a dataset, cut so that it cannot flood the page."""
     text = " ".join(str(text).split())
@@ -113,7 +118,7 @@ def headline(task: dict[str, Any]) -> str:
     best = task["best_single"]
     single = f"the best single encoder, {best['encoder']}" if is_run(best) else "the best single encoder"
     floor = f"the floor ({task['floor']['source']})"
-    metric = METRIC_TITLES.get(task["metric"], task["metric"])
+    metric = metric_title(task["metric"])
     return (
         f"All encoders together reach {percent(full)} {metric} on {task['n']:,} examples of "
         f"{task['images']:,} images (chance {number(task['chance'], scale=100.0)}\u00a0%): "
