@@ -136,8 +136,8 @@ def removal_values(name: str, task: dict[str, Any]) -> Table | None:
         if "not_run" not in found
         for entry in found["coalitions"]
     ]
-    title = "Coalitions under other removals"
-    return Table(f"{name}-removal-values", title, ("removal", "encoders", metric_title(task["metric"])), rows) if rows else None
+    head = ("removal", "encoders", metric_title(task["metric"]))
+    return Table(f"{name}-removal-values", "Coalitions under other removals", head, rows) if rows else None
 
 
 def similarity_table(similarity: dict[str, Any], key: str, title: str) -> Table | None:
