@@ -156,7 +156,7 @@ def heatmap(
             if value is None:
                 continue
             colour = SERIES[0] if value >= 0 else SERIES[1]
-            strength = 0.5 * abs(value) / largest
+            strength = 0.4 * abs(value) / largest
             axes.fill_between(
                 [x - 0.48, x + 0.48], y - 0.47, y + 0.47, color=colour, alpha=strength, linewidth=0
             )
