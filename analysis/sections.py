@@ -11,7 +11,7 @@ from analysis import run_sections
 from analysis.blocks import Cell, Page, Table, Verdict
 from analysis.tables import share
 from analysis.task_sections import task_sections
-from analysis.words import headline, image_use_words, points, title_of, training_words, verdict_sentence
+from analysis.words import headline, image_use_words, points, short, title_of, training_words, verdict_sentence
 
 
 def run_page(results: dict[str, Any]) -> Page:
@@ -20,7 +20,7 @@ def run_page(results: dict[str, Any]) -> Page:
     seeds = sorted({seed for task in tasks.values() for seed in task["seeds"]})
     coalitions = max(len(task["coalitions"]) for task in tasks.values())
     return Page(
-        title=f"Complementarity report: {results['run']}",
+        title=f"Complementarity report: {short(results['run'])}",
         summary=(
             f"{len(encoders)} encoders ({', '.join(encoders)}), {len(tasks)} tasks, {coalitions} coalitions, "
             f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}. {results['interval_note']}"

@@ -17,6 +17,9 @@ def illustrated_run(
 ) -> Path:
     """Writes the run, `examples.parquet`, an image for every example, and `images.json`."""
     write_run(folder, tasks=tasks, num_rows=num_rows, strings=strings)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shown = {"run": strings or config["run"], "note": strings}
+    (folder / "config.json").write_text(json.dumps(config | shown), encoding="utf-8")
     pictures = folder / "pictures"
     (pictures / "images").mkdir(parents=True)
     rows = [
