@@ -26,6 +26,10 @@ R = TypeVar("R")
 INK, MUTED, PAPER = "#1b1f24", "#6b737d", "#fdfdfd"
 SERIES = ("#2f6fde", "#c4620a", "#178055", "#8a4fc7")
 MARKERS = ("o", "s", "D", "^")
+LONGEST_LABEL = 24
+CROWDED = 36
+"""Letters of labels under a heat map from which on they are turned."""
+MOST_WIDE_CELLS = 6
 WIDTH = 4.0
 """Of every figure, in inches."""
 PNG_DPI = 200
@@ -124,6 +128,11 @@ def error_bars(leaves: Sequence[dict[str, Any]]) -> list[list[float]]:
     ]
 
 
+def cut(label: str) -> str:
+    """A label that leaves room for the figure."""
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+
+
 def membership(axes: Axes, sets: list[list[str]], encoders: list[str]) -> None:
     """The dot matrix of an UpSet plot: who is in which set, a column each."""
     rows = [[encoders.index(alias) for alias in members] for members in sets]
@@ -135,7 +144,7 @@ def membership(axes: Axes, sets: list[list[str]], encoders: list[str]) -> None:
     axes.vlines(
         [x for x, _ in joined], [min(m) for _, m in joined], [max(m) for _, m in joined], color=INK, lw=1
     )
-    axes.set_yticks(range(len(encoders)), encoders)
+    axes.set_yticks(range(len(encoders)), [cut(alias) for alias in encoders])
     axes.set_ylim(len(encoders) - 0.4, -0.6)
     axes.tick_params(length=0, labelbottom=False)
     for side in ("left", "bottom"):
@@ -162,11 +171,14 @@ def heatmap(
             )
             text = f"{value:.{digits}f}"
             text = f"{0:.{digits}f}" if float(text) == 0 else text
-            axes.text(x, y, text.replace("-", "−"), ha="center", va="center")
+            size = 9 if len(columns) <= MOST_WIDE_CELLS else 6.5
+            axes.text(x, y, text.replace("-", "−"), ha="center", va="center", fontsize=size)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
+    crowded = sum(map(len, columns)) > CROWDED
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(columns)), [cut(label) for label in columns], **turned)
+    axes.set_yticks(range(len(rows)), [cut(label) for label in rows])
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)

@@ -17,6 +17,7 @@ from analysis.drawing import (
     WIDTH,
     Drawing,
     canvas,
+    cut,
     error_bars,
     finish,
     membership,
@@ -84,7 +85,7 @@ def contribution_figure(name: str, task: dict[str, Any], encoders: list[str]) ->
             label=label,
         )
     axes.axvline(0, color=MUTED, lw=1)
-    axes.set_yticks(range(len(encoders)), encoders)
+    axes.set_yticks(range(len(encoders)), [cut(alias) for alias in encoders])
     axes.set_ylim(len(encoders) - 0.5, -0.5)
     axes.set_xlabel("points (95 % interval)")
     figure.legend(loc="outside upper center", ncols=3, handletextpad=0.1, columnspacing=0.8)
@@ -106,7 +107,7 @@ def moebius_figure(name: str, task: dict[str, Any]) -> Drawing | None:
     axes.barh(places, values, height=0.62, color=colours, alpha=0.45, lw=0)
     axes.errorbar(values, places, xerr=error_bars(shown), fmt="none", color=INK, lw=1)
     axes.axvline(0, color=MUTED, lw=1)
-    axes.set_yticks(range(len(shown)), [" + ".join(entry["encoders"]) for entry in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [cut(" + ".join(e["encoders"])) for e in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("points that only the whole set gives (95 % interval)")
     said = "; ".join(f"{coalition_words(e['encoders'])} {points(e)}" for e in largest[:3])
@@ -148,7 +149,7 @@ def attention_figure(name: str, task: dict[str, Any], encoders: list[str]) -> Dr
             ls="-" if index < 4 else "--",
             ms=4,
             lw=1.2,
-            label=alias,
+            label=cut(alias),
         )
     axes.set_xticks(range(1, max(len(profile) for profile in profiles.values()) + 1))
     axes.set_xlabel("layer")

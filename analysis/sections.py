@@ -68,7 +68,7 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
             {
                 "encoder": e["encoder"],
                 "grade": e["grade"],
-                "text": verdict_sentence(e, task["interaction"]),
+                "text": verdict_sentence(e, task["interaction"], task["overlap"]),
                 "action": e["action"],
             }
             for e in task["verdict"]

@@ -108,7 +108,7 @@ def front_lines(task: dict[str, Any], cost: Mapping[str, Any]) -> list[str]:
     for encoders, labels in chosen.items():
         what = ", ".join(labels)
         if encoders == ("",):
-            lines.append(f"No smaller coalition is shown to lose less than {MARGIN_WORDS} (by {what}).")
+            lines.append(f"No smaller coalition is shown to lose less than {MARGIN_WORDS} (by {what}){_closest(task)}.")
         else:
             size = points(found[encoders])
             lines.append(
@@ -116,6 +116,15 @@ def front_lines(task: dict[str, Any], cost: Mapping[str, Any]) -> list[str]:
                 f"{size}."
             )
     return lines
+
+
+def _closest(task: dict[str, Any]) -> str:
+    """The coalition whose loss is bounded best."""
+    known = [entry for entry in task["shortfall"] if is_run(entry)]
+    if not known:
+        return ""
+    best = min(known, key=lambda entry: float(entry["ci95"][1]))
+    return f"; the closest, {coalition_words(best['encoders'])}, lacks {points(best)}"
 
 
 def example_words(example: Mapping[str, Any], key: str) -> str:
