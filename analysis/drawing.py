@@ -176,8 +176,10 @@ def heatmap(
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     crowded = sum(map(len, columns)) > CROWDED
-    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    axes.set_xticks(range(len(columns)), [cut(label) for label in columns], **turned)
+    axes.set_xticks(range(len(columns)), [cut(label) for label in columns])
+    if crowded:
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), [cut(label) for label in rows])
     axes.tick_params(length=0)
     for side in ("left", "bottom"):

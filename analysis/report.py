@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.blocks import Example, Page
+from analysis.blocks import Cell, Example, Page
 from analysis.drawing import Drawing
 from analysis.pictures import Pictures
 from analysis.results import NUM_RESAMPLES, assemble, write_atomically, write_results
@@ -94,13 +94,19 @@ def _render(template: str, page: Page, pictures: Pictures) -> str:
         found = pictures.get(example.task, example.image)
         return None if found is None else Markup(f"data:image/jpeg;base64,{base64.b64encode(found).decode()}")  # noqa: S704
 
-    environment.filters.update(inline=_inline, file=_file, picture=picture, short=short)
+    environment.filters.update(inline=_inline, file=_file, picture=picture, short=short, width_class=_width_class)
     return environment.get_template(template).render(page=page)
 
 
 def _inline(drawing: Drawing) -> Markup:
     """An SVG of our own making; matplotlib has escaped the strings in it."""
     return Markup(drawing.inline)  # noqa: S704
+
+
+def _width_class(cell: Cell, longest_line: int = 28) -> Markup:
+    """How a cell takes room: short ones stay on one line, longer ones get a width that keeps their rows low."""
+    length = len(cell.text)
+    return Markup("n" if length < longest_line else "w" if length < 60 else "x")  # noqa: S704
 
 
 def _file(name: str) -> Markup:

@@ -161,7 +161,9 @@ def _partners(
         pair = {entry["encoder"], alias}
         words = f"{alias}, interaction {next(points(i) for i in interactions if set(i['encoders']) == pair)}"
         kappa = next((one["error_consistency"] for one in overlap if set(one["encoders"]) == pair), None)
-        said.append(f"{words}, κ {with_interval(kappa, digits=2)}" if kappa is not None and is_run(kappa) else words)
+        if kappa is not None and is_run(kappa):
+            words += f", κ\u00a0{with_interval(kappa, digits=2)}"
+        said.append(words)
     return f" Shares what it knows with {'; '.join(said)}." if said else ""
 
 
