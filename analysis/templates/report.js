@@ -47,7 +47,8 @@
       link.href = URL.createObjectURL(new Blob(["\ufeff" + lines.join("\r\n")], { type: "text/csv" }));
       link.download = table.getAttribute("data-name") + ".csv";
       link.click();
-      setTimeout(function () { URL.revokeObjectURL(link.href); }, 1000);
+      // Slow devices start reading long after the click.
+      setTimeout(function () { URL.revokeObjectURL(link.href); }, 60000);
     });
   });
 
