@@ -13,7 +13,7 @@ test: $(STAMP)
 	$(TWO_AT_A_TIME) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(STAMP)
-	SOAK=1 $(TWO_AT_A_TIME) $(BIN)/python -m pytest -n 2 --dist loadfile
+	SOAK=1 NEED_CHROMIUM=1 $(TWO_AT_A_TIME) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """How figures are drawn: matplotlib to SVG that follows the page's light or dark colours.
 
-Handed an empty `Figure` by `canvas`, a figure function fills it; `Drawing` holds the finished SVG in two
-forms: a stand-alone file on white, and inline markup whose ink, grid and series colours are the page's CSS
+Handed an empty `Figure` by `canvas`, a figure function fills it; `Drawing` holds the finished figure in three
+forms: stand-alone SVG and PNG on white, and inline markup whose ink, grid and series colours are the page's CSS
 variables. Text stays text, ids are unique to the figure, and dates are left out so that the same numbers
 give the same bytes.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -26,11 +26,18 @@ R = TypeVar("R")
 INK, MUTED, PAPER = "#1b1f24", "#6b737d", "#fdfdfd"
 SERIES = ("#2f6fde", "#c4620a", "#178055", "#8a4fc7")
 MARKERS = ("o", "s", "D", "^")
+LONGEST_LABEL = 24
+CROWDED = 36
+"""Letters of labels under a heat map from which on they are turned."""
+MOST_WIDE_CELLS = 6
+WIDTH = 4.0
+"""Of every figure, in inches."""
+PNG_DPI = 200
 INLINE = {INK: "currentColor", MUTED: "var(--muted)", PAPER: "none"} | {
     colour: f"var(--c{index})" for index, colour in enumerate(SERIES)
 }
 STYLE: Any = {
-    "font.size": 8.5,
+    "font.size": 9,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "svg.fonttype": "none",
@@ -57,6 +64,7 @@ class Drawing:
     name: str
     alt: str
     svg: str
+    png: bytes
     kind: str = "figure"
 
     @property
@@ -85,24 +93,62 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return inner
 
 
-def canvas(width: float, height: float, *, rows: list[float] | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure in inches with one column of axes of the given relative heights."""
+def canvas(
+    width: float, height: float, *, rows: list[float] | None = None, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure in inches with axes of the given relative heights, row by row; those of one column share their x."""
     figure = Figure(figsize=(width, height), layout="constrained")
     ratios = rows or [1.0]
-    axes = figure.subplots(len(ratios), 1, squeeze=False, sharex=len(ratios) > 1, height_ratios=ratios)
-    return figure, [axes[row, 0] for row in range(len(ratios))]
+    shared = len(ratios) > 1 and columns == 1
+    axes = figure.subplots(len(ratios), columns, squeeze=False, sharex=shared, height_ratios=ratios)
+    return figure, list(axes.flat)
 
 
 def finish(figure: Figure, name: str, alt: str) -> Drawing:
-    """Renders to SVG."""
+    """Renders to SVG and PNG."""
     safe = re.sub(r"[^a-zA-Z0-9_-]", "_", name)
-    stream = io.StringIO()
+    stream, pixels = io.StringIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": safe}), warnings.catch_warnings():
         # Letters of other scripts are not in matplotlib's own font; the browser has them, as text stays text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return Drawing(safe, alt, stream.getvalue())
+        figure.set_layout_engine("none")  # laid out already
+        figure.savefig(pixels, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return Drawing(safe, alt, stream.getvalue(), pixels.getvalue())
+
+
+def error_bars(leaves: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """In percent, the distances from each value to both ends of its interval; none where there is no interval."""
+    ends = [leaf["ci95"] or (leaf["value"], leaf["value"]) for leaf in leaves]
+    pairs = list(zip(leaves, ends, strict=True))
+    return [
+        [max(0.0, 100 * (float(leaf["value"]) - low)) for leaf, (low, _) in pairs],
+        [max(0.0, 100 * (high - float(leaf["value"]))) for leaf, (_, high) in pairs],
+    ]
+
+
+def cut(label: str) -> str:
+    """A label that leaves room for the figure."""
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+
+
+def membership(axes: Axes, sets: list[list[str]], encoders: list[str]) -> None:
+    """The dot matrix of an UpSet plot: who is in which set, a column each."""
+    rows = [[encoders.index(alias) for alias in members] for members in sets]
+    every = [(x, y) for x in range(len(sets)) for y in range(len(encoders))]
+    present = [(x, y) for x, members in enumerate(rows) for y in members]
+    for points, size, colour, alpha in ((every, 13, MUTED, 0.22), (present, 17, INK, 1.0)):
+        axes.scatter([x for x, _ in points], [y for _, y in points], s=size, color=colour, alpha=alpha, lw=0)
+    joined = [(x, members) for x, members in enumerate(rows) if len(members) > 1]
+    axes.vlines(
+        [x for x, _ in joined], [min(m) for _, m in joined], [max(m) for _, m in joined], color=INK, lw=1
+    )
+    axes.set_yticks(range(len(encoders)), [cut(alias) for alias in encoders])
+    axes.set_ylim(len(encoders) - 0.4, -0.6)
+    axes.tick_params(length=0, labelbottom=False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
 
 
 def heatmap(
@@ -119,17 +165,22 @@ def heatmap(
             if value is None:
                 continue
             colour = SERIES[0] if value >= 0 else SERIES[1]
-            strength = 0.5 * abs(value) / largest
+            strength = 0.4 * abs(value) / largest
             axes.fill_between(
                 [x - 0.48, x + 0.48], y - 0.47, y + 0.47, color=colour, alpha=strength, linewidth=0
             )
             text = f"{value:.{digits}f}"
             text = f"{0:.{digits}f}" if float(text) == 0 else text
-            axes.text(x, y, text.replace("-", "−"), ha="center", va="center")
+            size = 9 if len(columns) <= MOST_WIDE_CELLS else 6.5
+            axes.text(x, y, text.replace("-", "−"), ha="center", va="center", fontsize=size)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
+    crowded = sum(map(len, columns)) > CROWDED
+    axes.set_xticks(range(len(columns)), [cut(label) for label in columns])
+    if crowded:
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), [cut(label) for label in rows])
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)

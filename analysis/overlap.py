@@ -29,6 +29,7 @@ UNDEFINED = {
 }
 CONVENTION = "right means a share of at least 0.5 (prediction equals target where the metric is of the set)"
 SEEDS_FOR_UNION = 3
+EXCLUSIVE_UP_TO = 6
 
 Solo = Mapping[str, Sequence[Cell]]
 """Each encoder's own cell under every seed."""
@@ -139,6 +140,27 @@ def pseudo_values(columns: Float[np.ndarray, "s n k"]) -> Float[np.ndarray, "s n
     count = len(columns)
     whole = columns.mean(axis=0)
     return np.asarray((2 * (count - 1) * columns - count * whole) / (count - 2))
+
+
+def exclusive_sets(
+    answers: TaskAnswers, metric: str, resampler: Resampler, solo: Solo
+) -> list[dict[str, Any]] | Leaf:
+    """Share of examples that exactly the encoders of a set get right, each alone; sets that never do are left out."""
+    if len(solo) > EXCLUSIVE_UP_TO:
+        return not_run(f"computed for at most {EXCLUSIVE_UP_TO} encoders, this run has {len(solo)}")
+    aliases, count = list(solo), 2 ** len(solo)
+    codes = [
+        sum(correctness(metric, cell).astype(np.int64) << place for place, cell in enumerate(cells))
+        for cells in zip(*solo.values(), strict=True)
+    ]
+    columns = [np.eye(count)[np.asarray(code)] for code in codes]
+    draws = resampler.draw([mean_statistic(one, answers.rows) for one in columns])
+    n = len(answers.rows.ids)
+    return [
+        {"encoders": [alias for place, alias in enumerate(aliases) if code >> place & 1], **leaf(draws, code, n=n)}
+        for code in range(count)
+        if draws.point[code] > 0
+    ]
 
 
 def ensemble_overlap(

@@ -1,12 +1,15 @@
 """The complementarity report: results.json, one self-contained HTML page, Markdown and figures.
 
 Handed a run folder; hands on four kinds of files in it, each written whole or not at all. The page needs no
-network: styles, figures and the small script that sorts tables and saves them as CSV are inline. All
+network: styles, figures, pictures and the small script that sorts tables and saves them as CSV are inline. All
 strings are escaped.
 """
 
 from __future__ import annotations
 
+import base64
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.blocks import Cell, Example, Page
 from analysis.drawing import Drawing
+from analysis.pictures import Pictures
 from analysis.results import NUM_RESAMPLES, assemble, write_atomically, write_results
-from analysis.sections import Section, sections, verdicts
+from analysis.run_files import image_folders
+from analysis.sections import run_page
+from analysis.words import short
 
 MARKDOWN_SPECIAL = "\\`*_{}[]<>|#~$"
 
@@ -32,8 +39,17 @@ class Report:
     figures: Path
 
 
-def write_report(run_folder: Path | str, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Report:
+def write_report(
+    run_folder: Path | str,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    images: Mapping[str, Path] | None = None,
+) -> Report:
     """Computes the statistics of a run and writes everything that shows them.
+
+    Args:
+        images: folders of tasks' images, where they are not where the run found them.
 
     Raises:
         RunFolderError: the folder is not that of a finished run; nothing is written then.
@@ -41,25 +57,28 @@ def write_report(run_folder: Path | str, *, num_resamples: int = NUM_RESAMPLES, 
     folder = Path(run_folder)
     results = assemble(folder, num_resamples=num_resamples, seed=seed)
     written = write_results(folder, results)
-    return render(folder, results, written)
+    return render(folder, results, written, images=images)
 
 
-def render(folder: Path, results: dict[str, Any], written: Path) -> Report:
+def render(
+    folder: Path, results: dict[str, Any], written: Path, *, images: Mapping[str, Path] | None = None
+) -> Report:
     """Writes page, Markdown and figures for results that are already computed."""
-    parts = sections(results)
-    for drawing in drawings(parts):
-        write_atomically(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
-    html = write_atomically(folder / "report.html", _render("report.html.j2", results, parts))
-    markdown = write_atomically(folder / "report.md", _render("report.md.j2", results, parts))
+    pictures = Pictures({**image_folders(folder), **(images or {})})
+    html, markdown = write_page(folder, "report", run_page(results), pictures)
     return Report(results, written, html, markdown, folder / "figures")
 
 
-def drawings(parts: list[Section]) -> list[Drawing]:
-    """All figures of the report."""
-    return [b for part in parts for group in part.groups for b in group.blocks if isinstance(b, Drawing)]
+def write_page(folder: Path, name: str, page: Page, pictures: Pictures) -> tuple[Path, Path]:
+    """Writes a page as HTML and Markdown under that name, and its figures into `figures/`."""
+    for drawing in page.drawings:
+        write_atomically(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
+        write_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)
+    html = write_atomically(folder / f"{name}.html", _render("report.html.j2", page, pictures))
+    return html, write_atomically(folder / f"{name}.md", _render("report.md.j2", page, pictures))
 
 
-def _render(template: str, results: dict[str, Any], parts: list[Section]) -> str:
+def _render(template: str, page: Page, pictures: Pictures) -> str:
     environment = Environment(
         loader=PackageLoader("analysis"),
         autoescape=not template.endswith(".md.j2"),
@@ -69,11 +88,14 @@ def _render(template: str, results: dict[str, Any], parts: list[Section]) -> str
         keep_trailing_newline=True,
         finalize=_markdown if template.endswith(".md.j2") else None,
     )
-    environment.filters["inline"] = _inline
-    environment.filters["file"] = _file
-    return environment.get_template(template).render(
-        results=results, sections=parts, verdicts=verdicts(results)
-    )
+
+    def picture(example: Example) -> Markup | None:
+        """A picture as an address that holds it; of base64 letters alone."""
+        found = pictures.get(example.task, example.image)
+        return None if found is None else Markup(f"data:image/jpeg;base64,{base64.b64encode(found).decode()}")  # noqa: S704
+
+    environment.filters.update(inline=_inline, file=_file, picture=picture, short=short, width_class=_width_class)
+    return environment.get_template(template).render(page=page)
 
 
 def _inline(drawing: Drawing) -> Markup:
@@ -81,9 +103,15 @@ def _inline(drawing: Drawing) -> Markup:
     return Markup(drawing.inline)  # noqa: S704
 
 
-def _file(drawing: Drawing) -> Markup:
-    """A figure's file name, of letters, digits, `-` and `_` alone."""
-    return Markup(f"{drawing.name}.svg")  # noqa: S704
+def _width_class(cell: Cell, longest_line: int = 28) -> Markup:
+    """How a cell takes room: short ones stay on one line, longer ones get a width that keeps their rows low."""
+    length = len(cell.text)
+    return Markup("n" if length < longest_line else "w" if length < 60 else "x")  # noqa: S704
+
+
+def _file(name: str) -> Markup:
+    """A file name of letters, digits, `-` and `_` alone."""
+    return Markup(re.sub(r"[^a-zA-Z0-9_-]", "_", name))  # noqa: S704
 
 
 def _markdown(value: object) -> object:

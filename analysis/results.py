@@ -16,6 +16,7 @@ from typing import Any
 from analysis.answers import RunAnswers, load_answers
 from analysis.attention import read_attention
 from analysis.errors import AnswersError
+from analysis.examples import add_texts
 from analysis.image_use import MARGIN
 from analysis.run_files import RunFiles, cost_of, read_run_files, similarity_of, training_summary
 from analysis.task_results import task_results
@@ -60,6 +61,7 @@ def assemble(run_folder: Path | str, *, num_resamples: int = NUM_RESAMPLES, seed
         for task in _task_order(files, answers)
     }
     finish_verdicts(tasks, num_resamples=num_resamples)
+    add_texts(folder, tasks)
     return {
         "schema": SCHEMA_VERSION,
         "run": str(files.config.get("run") or folder.resolve().name),
@@ -106,13 +108,13 @@ def write_results(run_folder: Path | str, results: dict[str, Any]) -> Path:
     return write_atomically(Path(run_folder) / "results.json", text)
 
 
-def write_atomically(path: Path, text: str) -> Path:
+def write_atomically(path: Path, content: str | bytes) -> Path:
     """Writes beside the target, then renames over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode(errors="replace") if isinstance(content, str) else content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -117,6 +117,13 @@ def excluded_of(files: RunFiles, task: str) -> dict[str, Any]:
     return {"excluded_images": {part: len(images) for part, images in parts.items()}}
 
 
+def image_folders(folder: Path) -> dict[str, Path]:
+    """Where the images of each task lay when the run was made, as `images.json` says; nothing where it does not."""
+    path = folder / "images.json"
+    found = read_json(path) if path.exists() else {}
+    return {task: Path(place) for task, place in found.items() if isinstance(place, str)}
+
+
 def training_summary(files: RunFiles) -> list[dict[str, Any]]:
     """Every training record with its curves thinned to what a figure can show."""
     keys = ("model", "mode", "seed", "steps", "examples_seen", "converged")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from analysis.answers import TaskAnswers
 from analysis.attention import AttentionRow, attention_results
 from analysis.bootstrap import Resampler
@@ -20,7 +22,7 @@ from analysis.draws import Draws
 from analysis.information import shared_information
 from analysis.leaves import Leaf, leaf, not_run
 from analysis.metric_values import METRICS, metric_of, secondary_statistic
-from analysis.overlap import CONVENTION, ensemble_overlap, pair_overlap
+from analysis.overlap import CONVENTION, ensemble_overlap, exclusive_sets, pair_overlap
 from analysis.removals import REMOVALS, RETRAINED, OtherValues, removal_cells
 from analysis.rescues import flips
 from analysis.run_files import RunFiles, excluded_of, training_of
@@ -87,6 +89,7 @@ def task_results(
         **excluded_of(files, answers.task),
         "coalitions": _coalition_leaves(context),
         **contributions,
+        "shortfall": _shortfall(context),
         "contribution_share": _contribution_share(context),
         "logprob": _log_probability(context, contributions["interaction"]),
         "sensitivity": sensitivity,
@@ -108,6 +111,19 @@ def _coalition_leaves(context: TaskContext) -> list[dict[str, Any]]:
             entry["by_definition"] = "chance"
         leaves.append(entry)
     return leaves
+
+
+def _shortfall(context: TaskContext) -> list[dict[str, Any]]:
+    """What each coalition lacks of the value of all encoders together, paired."""
+    count, full = len(context.space.coalitions), context.space.full
+    matrix = -np.eye(count)
+    matrix[:, full] += 1
+    lacking = context.values.linear(matrix)
+    return [
+        {"encoders": list(coalition), **leaf(lacking, column, n=context.n)}
+        for column, coalition in enumerate(context.space.coalitions)
+        if column != full
+    ]
 
 
 def _contribution_share(context: TaskContext) -> dict[str, Leaf] | Leaf:
@@ -156,6 +172,7 @@ def _errors(context: TaskContext) -> dict[str, Any]:
         "overlap": pair_overlap(*parts, solo),
         "overlap_note": CONVENTION,
         "ensemble": ensemble_overlap(*parts, solo, whole=whole),
+        "exclusive": exclusive_sets(*parts, solo),
         "information": shared_information(context.answers, columns.metric, solo),
         "flips": not_run("a single encoder has no others to compare with"),
     }

@@ -34,6 +34,11 @@ def title_of(task: str) -> str:
     return TASK_TITLES.get(task, task)
 
 
+def metric_title(metric: str) -> str:
+    """A metric's customary name."""
+    return METRIC_TITLES.get(metric, metric)
+
+
 def short(text: str, *, longest: int = LONGEST) -> str:
     """A string from a dataset, cut so that it cannot flood the page."""
     text = " ".join(str(text).split())
@@ -113,7 +118,7 @@ def headline(task: dict[str, Any]) -> str:
     best = task["best_single"]
     single = f"the best single encoder, {best['encoder']}" if is_run(best) else "the best single encoder"
     floor = f"the floor ({task['floor']['source']})"
-    metric = METRIC_TITLES.get(task["metric"], task["metric"])
+    metric = metric_title(task["metric"])
     return (
         f"All encoders together reach {percent(full)} {metric} on {task['n']:,} examples of "
         f"{task['images']:,} images (chance {number(task['chance'], scale=100.0)}\u00a0%): "
@@ -122,8 +127,10 @@ def headline(task: dict[str, Any]) -> str:
     )
 
 
-def verdict_sentence(entry: dict[str, Any], interactions: Sequence[dict[str, Any]]) -> str:
-    """What dropping one encoder does, worded by grade, and with whom it shares what it knows."""
+def verdict_sentence(
+    entry: dict[str, Any], interactions: Sequence[dict[str, Any]], overlap: Sequence[dict[str, Any]] = ()
+) -> str:
+    """What dropping one encoder does, worded by grade, and with whom it shares what it knows and where it errs."""
     gain, name = entry["gain"], entry["encoder"]
     if not is_run(gain):
         return f"{name}: not evaluated ({gain['not_run']})."
@@ -142,19 +149,22 @@ def verdict_sentence(entry: dict[str, Any], interactions: Sequence[dict[str, Any
         text = f"dropping {name} costs {size}; {kind} ({evidence}; {detectable})"
     else:
         text = f"dropping {name} costs {size}; {evidence}"
-    return f"{text[0].upper()}{text[1:]}.{_partners(entry, interactions)}"
+    return f"{text[0].upper()}{text[1:]}.{_partners(entry, interactions, overlap)}"
 
 
-def _partners(entry: dict[str, Any], interactions: Sequence[dict[str, Any]]) -> str:
-    shared = {
-        alias: i
-        for i in interactions
-        if entry["encoder"] in i["encoders"]
-        for alias in i["encoders"]
-        if alias in entry["replaceable_by"]
-    }
-    said = ", ".join(f"{alias}, interaction {points(shared[alias])}" for alias in entry["replaceable_by"])
-    return f" Shares what it knows with {said}." if said else ""
+def _partners(
+    entry: dict[str, Any], interactions: Sequence[dict[str, Any]], overlap: Sequence[dict[str, Any]]
+) -> str:
+    """Who could stand in for an encoder: interaction, and error consistency where it is known."""
+    said = []
+    for alias in entry["replaceable_by"]:
+        pair = {entry["encoder"], alias}
+        words = f"{alias}, interaction {next(points(i) for i in interactions if set(i['encoders']) == pair)}"
+        kappa = next((one["error_consistency"] for one in overlap if set(one["encoders"]) == pair), None)
+        if kappa is not None and is_run(kappa):
+            words += f", κ\u00a0{with_interval(kappa, digits=2)}"
+        said.append(words)
+    return f" Shares what it knows with {'; '.join(said)}." if said else ""
 
 
 def _negated(leaf: Leaf) -> Leaf:

@@ -191,6 +191,7 @@ def _side_files(
                 "metric": item.task.metric,
             }
         write_json(folder / "baselines.json", baselines)
+    write_json(folder / "images.json", {n: str(i.splits["test"].image_root.absolute()) for n, i in data.items()})
     if not (folder / "examples.parquet").exists():
         write_examples(
             folder,

@@ -103,6 +103,8 @@ class TaskWriter:
             **self.columns(coalition),
             "slice_factor": [f"{self.strings}{factor}" for factor in self.factors],
         }
+        if self.strings:
+            data[f"slice_{self.strings}"] = [f"{self.strings}{row % 2}" for row in range(n)]
         types = {
             "score": pa.float64(),
             "probability": pa.float64(),
@@ -142,8 +144,8 @@ def write_run(
     seeds: Sequence[int] = (0,),
     strings: str = "",
 ) -> Path:
-    """Writes a whole run folder; `strings` is put before ids and slice values, to see how they are
-    treated."""
+    """Writes a whole run folder; `strings` is put before ids and slice values and is a slice of its own, to
+    see how they are treated."""
     for task in tasks:
         for seed in seeds:
             write_task(folder, task, num_rows=num_rows, seed=seed, strings=strings)
