@@ -15,9 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import SOAK
 from illustrated_run import illustrated_run
 from PIL import Image
-from synthetic_run import write_run
+from synthetic_run import CHANCE, write_run
 
 from analysis.errors import RunFolderError
 from analysis.pictures import Pictures, inside
@@ -31,7 +32,8 @@ HOSTILE = "<script>alert(1)</script>|`$\\frac{$ \u202e\u05d0\u05d1 \U0001f600 "
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    folder = write_run(tmp_path_factory.mktemp("runs") / "shown", num_rows=200)
+    tasks = tuple(CHANCE) if SOAK else ("flickr30k", "vqa", "gqa", "hateful_memes")
+    folder = write_run(tmp_path_factory.mktemp("runs") / "shown", tasks=tasks, num_rows=200)
     return write_report(folder, num_resamples=200)
 
 
