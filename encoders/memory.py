@@ -54,7 +54,10 @@ def pass_bytes(encoder: Encoder, *, device: str = "cpu") -> int:
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        encoder.tokens(images)
+        try:
+            encoder.tokens(images)
+        except torch.OutOfMemoryError:  # then it is one image at a time
+            return int(torch.cuda.get_device_properties(device).total_memory) * PROBE
         return torch.cuda.max_memory_allocated(device) - before
     with peak_memory() as peak:
         encoder.tokens(images)

@@ -56,8 +56,10 @@ def score(
         TaskError: the split has no public answers.
     """
     from tasks.official_scores import OfficialScores
+    from tasks.published import OTHER_VERSIONS
 
-    data = task.read(folder, split, embedded="leave").without(excluded)
+    whole = task.read(folder, split, embedded="leave")
+    data = whole.without(excluded)
     official = OfficialScores()
     if task.scoring == "gallery":
         answers, secondary = _gallery(data, predictions)
@@ -76,6 +78,7 @@ def score(
         "by": _breakdowns(answers),
         "not_run": dict(official.not_run),
         "excluded_images": list(data.excluded),
+        "version": OTHER_VERSIONS.get((task.name, data.official, len(whole.examples)), ""),
     }
     return result | {"printed": _printed(result)}, answers
 
@@ -217,6 +220,8 @@ def _table(result: Mapping[str, Any]) -> str:
         chance = f"  chance {100 * leaf['chance']:.2f}" if leaf.get("chance") is not None else ""
         lines.append(f"{name:32} {result['printed'][name]:7.2f}{interval}  n {leaf['n']}{chance}")
     lines += [f"{name}: not run: {why}" for name, why in result["not_run"].items()]
+    if result["version"]:
+        lines.append(f"the split is {result['version']}")
     if result["excluded_images"]:
         lines.append(f"{len(result['excluded_images'])} images were excluded")
     return "\n".join(lines)

@@ -13,7 +13,8 @@ from tasks.base import Task
 from tasks.conformance import encoded
 from tasks.errors import DatasetError, TaskError
 from tasks.gqa import Gqa
-from tasks.score import score
+from tasks.published import OTHER_VERSIONS
+from tasks.score import main, score
 
 
 def test_a_okvqa_in_the_place_of_gqa_is_refused(tmp_path: Path) -> None:
@@ -126,6 +127,24 @@ def test_snli_pairs_without_a_gold_label_are_refused(tmp_path: Path) -> None:
     official.write_lines(tmp_path / "snli_ve_dev.jsonl", rows)
     with pytest.raises(DatasetError, match=r"snli_ve_dev\.jsonl, record line 2: gold_label '-' is none of"):
         load_task("snli_ve").read(tmp_path, "dev")
+
+
+def test_a_score_on_a_corrected_set_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """e-ViL's dev set is told by its 14,339 records, here by three; it is named in the result and in the table."""
+    monkeypatch.setitem(OTHER_VERSIONS, ("snli_ve", "dev", 3), OTHER_VERSIONS["snli_ve", "dev", 14_339])
+    records = [official.snli_record(number=k) for k in range(4)]
+    rows = [{"pairID": record["pairID"], "gold_label": "neutral"} for record in records]
+    arguments = ["snli_ve", "--data", str(tmp_path), "--split", "dev", "--predictions", str(tmp_path / "said.jsonl")]
+    for count, version in ((3, "e-ViL's corrected set"), (4, "")):
+        official.write_lines(tmp_path / "snli_ve_dev.jsonl", records[:count])
+        official.write_lines(tmp_path / "said.jsonl", rows[:count])
+        assert main(arguments) == 0
+        assert ("the split is e-ViL's corrected set" in capsys.readouterr().out) == bool(version)
+        assert main([*arguments, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["version"]
+        assert found.startswith(version) and bool(found) == bool(version)
 
 
 def _vqa(folder: Path) -> None:
