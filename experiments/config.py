@@ -121,10 +121,10 @@ class RunConfig:
 
 
 def demo() -> RunConfig:
-    """The embedded world, four shipped encoders, one trunk for six tasks; about nine minutes on 2 cores."""
+    """The embedded world, four shipped encoders, one trunk for six tasks; about eight minutes on 2 cores."""
     train = TrainConfig(
         joint=True,
-        steps=2800,
+        steps=2400,
         blind_steps=400,
         batch_size=64,
         groups=1,
