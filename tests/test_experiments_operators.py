@@ -110,7 +110,9 @@ def test_the_command_writes_the_table_and_does_nothing_twice(
     places = [f"--{name}={tmp_path / name}" for name in ("data", "runs", "cache", "out")]
     asked = ["--preset", "tiny", "--tasks", "gqa", "--encoders", "vit=demo:vit", "clip=demo:clip", "--device", "cpu"]
     line = [*asked, *places, "--set", "train.steps=8", "train.batch_size=12"]
-    assert main([*line, "--operators", "concat", "gated"]) == 0
+    assert main([*line, "--operators", "concat", "gated", "--shard", "1/2"]) == 0
+    assert "gated: not finished yet" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert main([*line, "--operators", "concat", "gated", "--shard", "2/2"]) == 0
     shown = capsys.readouterr()
     assert "training gqa" in shown.err and "| `gated` |" in shown.out
     page = (tmp_path / "out").read_text()
