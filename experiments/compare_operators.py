@@ -2,14 +2,17 @@
 
 Takes the flags of `experiments.combine`; without any it is the embedded default without controls. Each operator is an
 ordinary run, named `operators-NAME`, so that what is finished is never done twice and the same command goes on after an
-interruption. The table is made of the run folders alone.
+interruption. The table is made of the run folders alone. `--shard i/n` and processes of a launch take every n-th
+operator each, once the features are there; the last to finish writes the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,43 +41,55 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from experiments.combine import run, say_estimate
     from experiments.errors import user_errors
-    from experiments.operator_table import page
-    from experiments.share import Share
+    from experiments.share import Share, own_share, use_device
 
     try:
         configs = configure_each(args)
-        if args.estimate:
-            for config in configs.values():
+        share, local_rank = own_share(args.shard, ddp=args.ddp, environment=os.environ)
+        use_device(local_rank)
+        for config in share.of(list(configs.values())):
+            if args.estimate:
                 print(f"run {config.name}")
                 say_estimate(config, Share())
-            return 0
-        folders = {operator: run(config) for operator, config in configs.items()}
-        text, table = page(folders, command=command(args))
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+            else:
+                run(config)
+        if not args.estimate:
+            write_page({operator: config.folder for operator, config in configs.items()}, args)
     except user_errors() as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
         return 130
+    return 0
+
+
+def write_page(folders: Mapping[str, Path], args: argparse.Namespace) -> None:
+    """Writes and prints the table, if all runs are finished. Raises RunFolderError."""
+    from analysis.results import write_atomically
+    from experiments.operator_table import page
+
+    missing = [operator for operator, folder in folders.items() if not (folder / "results.json").exists()]
+    if missing:
+        print(f"{', '.join(missing)}: not finished yet; whoever finishes the last operator writes the table")
+        return
+    text, table = page(folders, command=command(args))
+    write_atomically(args.out, text)
     print(table)
     print(args.out)
-    return 0
 
 
 def configure_each(args: argparse.Namespace) -> dict[str, RunConfig]:
     """A run for each operator, all checked before the first is started.
 
     Raises:
-        ConfigError: an operator does not exist, or a flag is not of a comparison.
+        ConfigError: an operator does not exist, or a setting cannot be honoured.
     """
     from experiments.errors import ConfigError, near
     from fusion import OPERATORS
 
-    for flag, value, instead in (("--fusion", args.fusion, "--operators"), ("--shard", args.shard, "--tasks")):
-        if value is not None:
-            raise ConfigError(f"{flag} {value} is of a single run; a comparison takes {instead} for less than all")
+    if args.fusion is not None:
+        raise ConfigError(f"--fusion {args.fusion} is of a single run; a comparison takes --operators for some of them")
     chosen = dict.fromkeys(args.operators or OPERATORS)
     for name in chosen:
         if name not in OPERATORS:

@@ -100,6 +100,7 @@ class Trial:
         self.model, self.bank, self.evaluate = model, bank, config.evaluate
         self.settings = replace(settings, ve_dropout=0.0, empty=0.0, accumulate=1)
         self.part = max(FEW, settings.batch_size // settings.accumulate)
+        model.dropout = None  # what would fill the places of absent encoders: here the tokens decide
         model.fusion.freeze(settings.freeze)
         self.optimizer = make_optimizer(model, settings)
 

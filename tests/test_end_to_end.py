@@ -131,35 +131,6 @@ def test_full_controls_and_other_removals_are_cells_like_any_other(
     Draft202012Validator(results_schema()).validate(results(home, "full"))
 
 
-def test_retrained_coalitions_alone_are_the_table(home: Path, first: subprocess.CompletedProcess[str]) -> None:
-    encoders = ["--encoders", "vit=demo:vit", "clip=demo:clip"]
-    asked = ["--run", "alone", "--tasks", "gqa", "flickr30k", "--controls", "full", "--coalitions", "retrained"]
-    settings = [*SMALL, "train.steps=3"]
-    for shard in ("1/2", "2/2", "1/2", "2/2"):  # the controls wait for all coalitions, so each shard comes twice
-        done = command(home, *asked, *encoders, "--shard", shard, settings=settings)
-        assert done.returncode == 0, done.stderr[-2000:]
-    folder = home / "runs" / "alone"
-    names = {tuple(path.name.split(".")[k] for k in (0, 2, 4)) for path in (folder / "answers").iterdir()}
-    assert {mode for _, mode, _ in names} >= {"retrained", "blind", "shuffled", "reranked", "duplicate", "averaged"}
-    assert "masked" not in {mode for _, mode, _ in names}
-    assert {c for task, mode, c in names if (task, mode) == ("gqa", "retrained")} == {"none", "vit", "clip", "vit+clip"}
-    assert {c for task, mode, c in names if (task, mode) == ("flickr30k", "retrained")} == {"vit", "clip", "vit+clip"}
-    records = {path.stem: json.loads(path.read_text()) for path in (folder / "train").glob("*.json")}
-    assert all(record["steps"] == 3 for record in records.values())  # also that of no encoder, here the blind one too
-    found = results(home, "alone")
-    Draft202012Validator(results_schema()).validate(found)
-    for task in found["tasks"].values():
-        assert {entry["mode"] for entry in task["coalitions"]} == {"retrained"} and task["steps"] == 3
-        assert "model of its own" in task["sensitivity"]["retrained"]["not_run"]
-    none, blind = found["tasks"]["gqa"]["coalitions"][0], found["tasks"]["gqa"]["controls"]["blind"]
-    assert none["value"] == blind["value"]
-    report = (folder / "report.md").read_text()
-    assert "Every coalition has a model of its own" in report and "one model that was trained for it" not in report
-    again = command(home, *asked, *encoders, settings=settings)
-    assert again.returncode == 0 and "training" not in again.stderr
-    assert "each coalition has a model of its own" in again.stdout
-
-
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [

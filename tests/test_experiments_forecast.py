@@ -33,7 +33,9 @@ def config(home: Path, **changes: object) -> RunConfig:
     places = {"data": str(home / "data"), "cache": str(home / "cache"), "runs": str(home / "runs"), "run": "one"}
     encoders = {"vit": "demo:vit", "clip": "demo:clip"}
     tasks = ("gqa", "flickr30k")
-    made = replace(made, tasks=tasks, encoders=encoders, train=train, device="cpu", **places)  # type: ignore[arg-type]
+    evaluate = replace(made.evaluate, batch_size=32)
+    made = replace(made, tasks=tasks, encoders=encoders, train=train, evaluate=evaluate, device="cpu")
+    made = replace(made, **places)  # type: ignore[arg-type]
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

@@ -110,7 +110,9 @@ def test_the_command_writes_the_table_and_does_nothing_twice(
     places = [f"--{name}={tmp_path / name}" for name in ("data", "runs", "cache", "out")]
     asked = ["--preset", "tiny", "--tasks", "gqa", "--encoders", "vit=demo:vit", "clip=demo:clip", "--device", "cpu"]
     line = [*asked, *places, "--set", "train.steps=8", "train.batch_size=12"]
-    assert main([*line, "--operators", "concat", "gated"]) == 0
+    assert main([*line, "--operators", "concat", "gated", "--shard", "1/2"]) == 0
+    assert "gated: not finished yet" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert main([*line, "--operators", "concat", "gated", "--shard", "2/2"]) == 0
     shown = capsys.readouterr()
     assert "training gqa" in shown.err and "| `gated` |" in shown.out
     page = (tmp_path / "out").read_text()
@@ -118,7 +120,7 @@ def test_the_command_writes_the_table_and_does_nothing_twice(
     score = 100 * results["tasks"]["gqa"]["coalitions"][-1]["value"]
     (row,) = (line for line in page.splitlines() if line.startswith("| `gated` |"))
     assert f"| {score:.1f} (" in row and "not timed" not in row
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.parquet")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/answers/*")}
     assert main([*line, "--operators", "concat", "gated"]) == 0
     assert "training gqa" not in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in before} == before and (tmp_path / "out").read_text() == page

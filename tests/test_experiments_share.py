@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from jsonschema import Draft202012Validator
 
+from analysis.results import results_schema
 from encoders.errors import StoreError
 from experiments.combine import run
 from experiments.config import RunConfig, preset
@@ -33,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(home: Path, name: str, **changes: object) -> RunConfig:
     made = preset("tiny")
-    train = replace(made.train, joint=False, steps=2, blind_steps=2, batch_size=12)
+    train = replace(made.train, joint=False, steps=2, blind_steps=1, batch_size=12)
     places = {"data": str(home / "data"), "cache": str(home / "cache"), "runs": str(home / "runs"), "run": name}
     encoders = {"vit": "demo:vit", "clip": "demo:clip"}
     made = replace(made, tasks=("gqa", "snli_ve"), encoders=encoders, train=train, device="cpu", **places)  # type: ignore[arg-type]
@@ -103,10 +105,37 @@ def test_controls_of_a_shard_wait_for_the_models_they_are_made_of(home: Path) ->
     assert any(line.startswith("control matched of") and "is not run" in line for line in said)
 
 
+def test_retrained_coalitions_alone_are_the_table(home: Path) -> None:
+    said: list[str] = []
+    tasks = ("gqa", "flickr30k")
+    alone = config(home, "alone", controls="full", coalitions="retrained", tasks=tasks)
+    for share in (Share(0, 2), Share(1, 2), Share(0, 2), Share(1, 2)):  # the controls wait for all coalitions
+        run(alone, share=share, say=said.append)
+    folder = home / "runs" / "alone"
+    cells = {tuple(name.split(".")[k] for k in (0, 2, 4)) for name in answers(home, "alone")}
+    modes = {mode for _, mode, _ in cells}
+    assert "masked" not in modes
+    assert modes >= {"retrained", "blind", "shuffled", "reranked", "duplicate", "averaged"}
+    table = {task: {c for name, mode, c in cells if (name, mode) == (task, "retrained")} for task in tasks}
+    assert table == {"gqa": {"none", "vit", "clip", "vit+clip"}, "flickr30k": {"vit", "clip", "vit+clip"}}
+    records = {path.stem: json.loads(path.read_text()) for path in (folder / "train").glob("*.json")}
+    assert all(record["steps"] == 2 for record in records.values())  # that of no encoder, the blind one too, included
+    found = json.loads((folder / "results.json").read_text())
+    Draft202012Validator(results_schema()).validate(found)
+    for task in found["tasks"].values():
+        assert {entry["mode"] for entry in task["coalitions"]} == {"retrained"} and task["steps"] == 2
+        assert "model of its own" in task["sensitivity"]["retrained"]["not_run"]
+        assert task["best_single"]["encoder"] in task["controls"]["duplicate"]["encoders"]
+    assert found["tasks"]["gqa"]["coalitions"][0]["value"] == found["tasks"]["gqa"]["controls"]["blind"]["value"]
+    report = (folder / "report.md").read_text()
+    assert "Every coalition has a model of its own" in report and "one model that was trained for it" not in report
+    assert "Dropping one encoder (each coalition has a model of its own):" in said
+
+
 def test_launched_processes_take_a_model_each(home: Path) -> None:
     # `--multi_gpu` is the launcher that starts processes by itself, on CPUs too; `--cpu` leaves that to MPI.
     launch = [*ACCELERATE, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "--module"]
-    settings = ["train.joint=false", "train.steps=2", "train.blind_steps=2", "train.batch_size=12"]
+    settings = ["train.joint=false", "train.steps=2", "train.blind_steps=1", "train.batch_size=12"]
     places = ["--data", str(home / "data"), "--cache", str(home / "fresh"), "--runs", str(home / "runs")]
     what = ["--preset", "tiny", "--tasks", "gqa", "snli_ve", "--encoders", "vit=demo:vit", "clip=demo:clip"]
     line = [*launch, "experiments.combine", *what, *places, "--device", "cpu", "--run", "launched", "--set", *settings]
