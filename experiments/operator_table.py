@@ -12,10 +12,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from analysis.leaves import is_run
 from analysis.run_files import read_json
 from analysis.words import METRIC_TITLES, compact, number, title_of
 
 FIRST = ("operator", "parameters", "step, ms")
+BUSY = 1.2
+"""Time on the clock ÷ processor time from which on a step of one thread was kept waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,14 @@ class Measured:
     Attributes:
         parameters: trainable ones, of the largest of its models.
         step_ms: mean over its models of the median step; None where no step was timed.
+        waited: a step's time on the clock ÷ its processor time; well above 1 where other work had the processors.
     """
 
     results: Mapping[str, Any]
     environment: Mapping[str, Any]
     parameters: int
     step_ms: float | None
+    waited: float
 
     @property
     def tasks(self) -> Mapping[str, Mapping[str, Any]]:
@@ -47,9 +52,11 @@ def measured(folder: Path) -> Measured:
     main = [record for record in records if record.get("kind") == "masked"]
     # On a CPU processor time, which other work on the machine disturbs less.
     clock = "processor" if environment["device"] == "cpu" else "wall"
-    times = [record["step_ms"][clock] for record in main if record.get("step_ms")]
+    times = [record["step_ms"] for record in main if record.get("step_ms")]
     largest = max(int(record["parameters"]) for record in main)
-    return Measured(results, environment, largest, mean(times) if times else None)
+    step_ms = mean(one[clock] for one in times) if times else None
+    waited = max((one["wall"] / max(one["processor"], 1e-3) for one in times), default=0.0)
+    return Measured(results, environment, largest, step_ms, waited)
 
 
 def page(folders: Mapping[str, Path], *, command: str) -> tuple[str, str]:
@@ -63,9 +70,10 @@ def page(folders: Mapping[str, Path], *, command: str) -> tuple[str, str]:
     table = "\n".join(operator_rows(found))
     text = (
         "# Fusion operators on the embedded world\n\n"
-        f"{_setting(next(iter(found.values())))} Scores are those of all encoders together on the evaluated split, in"
-        " %, with 95 % intervals; each is of one operator's score, none of a difference. What the operators do is in"
-        f" [fusion.md](fusion.md). Made by `{command}`.\n\n"
+        f"{_setting(next(iter(found.values())))}{_disturbed(found)} Scores are those of all encoders together on the"
+        " evaluated split, in %, with 95 % intervals; each is of one operator's score, none of a difference. **Bold**:"
+        " above what the operator achieves without encoders (in retrieval chance), with an interval of the gain that"
+        f" excludes zero. What the operators do is in [fusion.md](fusion.md). Made by `{command}`.\n\n"
         f"{table}\n\n" + "\n".join(task_rows(next(iter(found.values())))) + "\n"
     )
     return text, table
@@ -87,6 +95,17 @@ def _setting(one: Measured) -> str:
     )
 
 
+def _disturbed(found: Mapping[str, Measured]) -> str:
+    """A sentence where steps were kept waiting."""
+    if any(one.environment["device"] != "cpu" for one in found.values()):
+        return ""
+    most, least = (choose(one.waited for one in found.values()) for choose in (max, min))
+    if most < BUSY:
+        return ""
+    range_ = f"{number(least)} to {number(most)}"
+    return f" Other work had the processors meanwhile: steps took {range_} times that on the clock."
+
+
 def operator_rows(found: Mapping[str, Measured]) -> list[str]:
     """Markdown: a row an operator, a column a task."""
     reference_name, reference = next(iter(found.items()))
@@ -95,7 +114,7 @@ def operator_rows(found: Mapping[str, Measured]) -> list[str]:
     for operator, one in found.items():
         ratio = one.step_ms / reference.step_ms if one.step_ms and reference.step_ms else None
         cost = [f"{one.parameters:,}", _plain(one.step_ms, 0), _plain(ratio, 2)]
-        rows.append([f"`{operator}`", *cost, *(compact(task["coalitions"][-1]) for task in one.tasks.values())])
+        rows.append([f"`{operator}`", *cost, *map(_score, one.tasks.values())])
     return _table(head, rows)
 
 
@@ -112,6 +131,12 @@ def task_rows(one: Measured) -> list[str]:
         for name, task in one.tasks.items()
     ]
     return _table(["task", "metric", "n", "images", "chance, %"], rows)
+
+
+def _score(task: Mapping[str, Any]) -> str:
+    """All encoders together, in bold where they achieve something."""
+    text, gain = compact(task["coalitions"][-1]), task["gain_over_floor"]
+    return f"**{text}**" if is_run(gain) and gain["ci95"][0] > 0 else text
 
 
 def _plain(value: float | None, digits: int) -> str:
