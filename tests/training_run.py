@@ -60,7 +60,8 @@ def content(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
-        if file.suffix in (".html", ".md", ".svg") or name in ("environment.json", "cost.json", "config.json"):
+        timed = name.endswith("-cost.png") or name in ("environment.json", "cost.json", "config.json")
+        if timed or file.suffix in (".html", ".md", ".svg"):
             found[name] = None
         elif name == "results.json":
             found[name] = json.loads(file.read_text())["tasks"]
