@@ -167,7 +167,8 @@ def _examples(results: dict[str, Any]) -> Section:
     lead = [
         "Examples that the presence of one encoder turns right (rescued) or wrong (harmed), with all others present: "
         "the first of those that flip under most seeds. A few examples illustrate; the shares with their intervals "
-        "count."
+        "count. Right means at least half of what an example can score: in retrieval, an item of its own among the "
+        "first five, while what is shown with and without the encoder is the item ranked first."
     ]
     return _per_task(results, "examples", "Examples", lead, blocks, lines)
 
