@@ -12,6 +12,9 @@ from analysis.blocks import Cell, Table
 from analysis.leaves import Leaf, is_run
 from analysis.words import coalition_words, metric_title, number, p_words, percent, points, short, with_interval
 
+BASELINES = {"chance": "(guessing)", "majority": "(most frequent answer)", "prior": "(most frequent of its type)"}
+"""What one gets without a model, as it is named among the coalitions."""
+
 
 def share(leaf: Leaf) -> Cell:
     """A share in percent with its interval."""
@@ -44,12 +47,20 @@ def p_value(value: float) -> Cell:
 
 
 def coalition_table(name: str, task: dict[str, Any]) -> Table:
-    """Every coalition's value, what it lacks of that of all encoders, and its mean log-probability."""
+    """Every coalition's value, what it lacks of that of all encoders, and its mean log-probability.
+
+    What one gets without a model comes first.
+    """
     lacking = {tuple(entry["encoders"]): entry for entry in task["shortfall"]}
     nats = {} if "not_run" in task["logprob"] else {tuple(e["encoders"]): e for e in task["logprob"]["coalitions"]}
     last = ["log-probability (nats)", "n"] if nats else ["n"]
     head = ["encoders", metric_title(task["metric"]), "all encoders have more by", *last]
-    rows = []
+    unknown = [Cell("–")] * (2 if nats else 1)
+    rows = [
+        [Cell(words), share({"value": task[key], "ci95": None, "n": task["n"]}), *unknown, count(task["n"])]
+        for key, words in BASELINES.items()
+        if task.get(key) is not None
+    ]
     for entry in task["coalitions"]:
         key = tuple(entry["encoders"])
         cells = [Cell(coalition_words(key)), share(entry), difference(lacking[key]) if key in lacking else Cell("–")]
