@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.command_line import Parser
+from experiments.command_line import Parser, exit_status
 
 if TYPE_CHECKING:
     from experiments.config import RunConfig
@@ -138,26 +138,21 @@ def say_estimate(config: RunConfig, share: Share, *, say: Callable[[str], None] 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
-    from experiments.errors import user_errors
+    return exit_status(lambda: _combine(args), kept="finished cells")
+
+
+def _combine(args: argparse.Namespace) -> None:
     from experiments.share import LEFT_ALONE, left_alone, own_share, use_device
 
     if left_alone(os.environ):
         print(LEFT_ALONE, file=sys.stderr)
-    try:
-        config = configure(args)
-        share, local_rank = own_share(args.shard, ddp=args.ddp and not args.estimate, environment=os.environ)
-        use_device(local_rank)
-        if args.estimate:
-            say_estimate(config, share)
-            return 0
+    config = configure(args)
+    share, local_rank = own_share(args.shard, ddp=args.ddp and not args.estimate, environment=os.environ)
+    use_device(local_rank)
+    if args.estimate:
+        say_estimate(config, share)
+    else:
         run(config, share=share)
-    except user_errors() as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0
 
 
 if __name__ == "__main__":

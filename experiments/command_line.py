@@ -1,9 +1,10 @@
-"""A parser of flags whose errors are one line and name the nearest flag."""
+"""What commands share: flags whose errors name the nearest flag, and errors of a user told in one line."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -19,3 +20,22 @@ class Parser(argparse.ArgumentParser):
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"error: {message}{hint} (all flags: {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+
+def exit_status(work: Callable[[], object], *, kept: str) -> int:
+    """Does the work; returns 0, 1 for an error that the user can mend, told in one line, or 130 when interrupted.
+
+    Args:
+        kept: what an interruption leaves, in words.
+    """
+    from experiments.errors import user_errors
+
+    try:
+        work()
+    except user_errors() as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; {kept} are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0

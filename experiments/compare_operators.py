@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.combine import configure
 from experiments.combine import parser as combine_parser
+from experiments.command_line import exit_status
 
 if TYPE_CHECKING:
     from experiments.config import RunConfig
@@ -39,29 +39,24 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
+    return exit_status(lambda: _compare(args), kept="finished cells")
+
+
+def _compare(args: argparse.Namespace) -> None:
     from experiments.combine import run, say_estimate
-    from experiments.errors import user_errors
     from experiments.share import Share, own_share, use_device
 
-    try:
-        configs = configure_each(args)
-        share, local_rank = own_share(args.shard, ddp=args.ddp, environment=os.environ)
-        use_device(local_rank)
-        for config in share.of(list(configs.values())):
-            if args.estimate:
-                print(f"run {config.name}")
-                say_estimate(config, Share())
-            else:
-                run(config)
-        if not args.estimate:
-            write_page({operator: config.folder for operator, config in configs.items()}, args)
-    except user_errors() as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0
+    configs = configure_each(args)
+    share, local_rank = own_share(args.shard, ddp=args.ddp, environment=os.environ)
+    use_device(local_rank)
+    for config in share.of(list(configs.values())):
+        if args.estimate:
+            print(f"run {config.name}")
+            say_estimate(config, Share())
+        else:
+            run(config)
+    if not args.estimate:
+        write_page({operator: config.folder for operator, config in configs.items()}, args)
 
 
 def write_page(folders: Mapping[str, Path], args: argparse.Namespace) -> None:

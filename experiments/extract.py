@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from experiments.combine import configure
 from experiments.combine import parser as combine_parser
-from experiments.command_line import Parser
+from experiments.command_line import Parser, exit_status
 
 if TYPE_CHECKING:
     from encoders.base import Encoder
@@ -43,20 +43,11 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 for an error that the user can mend, told in one line."""
     args = parser().parse_args(argv)
-    from experiments.errors import user_errors
     from experiments.share import LEFT_ALONE, left_alone
 
     if left_alone(os.environ):
         print(LEFT_ALONE, file=sys.stderr)
-    try:
-        _extract(args, configure(args))
-    except user_errors() as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; complete parts are kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: _extract(args, configure(args)), kept="complete parts")
 
 
 def _extract(args: argparse.Namespace, config: RunConfig) -> None:
