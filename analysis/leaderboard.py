@@ -22,9 +22,8 @@ from analysis.fronts import COSTS, cost_of_coalition
 from analysis.image_use import MARGIN
 from analysis.leaves import Leaf, is_run, leaf, not_run
 from analysis.metric_values import metric_statistic
-from analysis.power import LEVEL
 from analysis.results import NUM_RESAMPLES
-from analysis.verdict import holm
+from analysis.verdict import Finding, finding, holm
 
 Outcome = Literal["better", "worse", "equivalent", "undetermined", "not compared"]
 
@@ -154,12 +153,13 @@ def _grade(tasks: Mapping[str, Any]) -> None:
 
 
 def outcome(difference: Leaf, p_holm: float) -> Outcome:
-    """What a paired difference from the first run shows; the margin is asked before direction and evidence."""
+    """What a paired difference from the first run shows."""
     if not is_run(difference):
         return "not compared"
-    low, high = difference["ci95"]
-    if -MARGIN <= low and high <= MARGIN:
-        return "equivalent"
-    if p_holm >= LEVEL or low <= 0 <= high:
-        return "undetermined"
-    return "better" if low > 0 else "worse"
+    outcomes: dict[Finding, Outcome] = {
+        "equivalent": "equivalent",
+        "undetermined": "undetermined",
+        "gain": "better",
+        "loss": "worse",
+    }
+    return outcomes[finding(difference, p_holm)]

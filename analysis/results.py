@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,6 @@ from analysis.verdict import finish_verdicts
 
 SCHEMA_VERSION = 1
 NUM_RESAMPLES = 2000
-
-
-def results_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of results.json, as shipped with the package."""
-    text = (package_files("analysis") / "results.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
 
 
 def assemble(run_folder: Path | str, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> dict[str, Any]:

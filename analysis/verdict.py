@@ -23,6 +23,7 @@ from analysis.leaves import Leaf, is_run
 from analysis.power import LEVEL
 
 Grade = Literal["established", "suggestive", "undetermined", "redundant", "harmful"]
+Finding = Literal["equivalent", "undetermined", "gain", "loss"]
 
 SEEDS_TO_ESTABLISH = 3
 
@@ -70,19 +71,27 @@ def is_binary(*scores: Float[np.ndarray, " n"]) -> bool:
     return all(bool(np.isin(values, (0.0, 1.0)).all()) for values in scores)
 
 
-def grade(gain: Leaf, p_holm: float, lacking: Sequence[str]) -> Grade:
-    """The grade of one encoder from its paired gain; whether the model learned anything is asked first, then the
-    margin, then direction and evidence."""
-    if not is_run(gain) or UNLEARNED in lacking:
-        return "undetermined"
-    low, high = gain["ci95"]
+def finding(difference: Leaf, p_holm: float) -> Finding:
+    """What a paired difference shows; the margin is asked first, then evidence, then direction."""
+    low, high = difference["ci95"]
     if -MARGIN <= low and high <= MARGIN:
-        return "redundant"
+        return "equivalent"
     if p_holm >= LEVEL or low <= 0 <= high:
         return "undetermined"
-    if high < 0:
-        return "harmful"
-    return "suggestive" if lacking else "established"
+    return "gain" if low > 0 else "loss"
+
+
+def grade(gain: Leaf, p_holm: float, lacking: Sequence[str]) -> Grade:
+    """The grade of one encoder from its paired gain; undetermined where the model learned nothing."""
+    if not is_run(gain) or UNLEARNED in lacking:
+        return "undetermined"
+    grades: dict[Finding, Grade] = {
+        "equivalent": "redundant",
+        "undetermined": "undetermined",
+        "loss": "harmful",
+        "gain": "suggestive" if lacking else "established",
+    }
+    return grades[finding(gain, p_holm)]
 
 
 def finish_verdicts(tasks: dict[str, dict[str, Any]], *, num_resamples: int) -> None:

@@ -1,13 +1,15 @@
 """Decodes images ahead of the encoders, once for all of them, in threads.
 
-Handed jobs in order, each the images of one batch; hands on their pixels in the same order. While encoders work on
-one batch, the threads fill the next, image by image, straight into its tensors (pinned where there is a GPU).
+Handed jobs in order, each the images of one batch; hands on their pixels in the same order. The threads fill a batch
+image by image, straight into its tensors (pinned where there is a GPU): beside a GPU while encoders work on the batch
+before, on processors alone in turn with them, for there the two would wait for one another.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,18 @@ from encoders.plan import Block
 from encoders.preprocess import Preprocess
 
 AHEAD = 3
-"""Batches in work or waiting: enough that no thread waits for the slowest image of a batch."""
+"""Batches in work or waiting beside a GPU: enough that no thread waits for the slowest image of a batch."""
+ANNOUNCED = 2
+"""Batches whose files the system is asked for ahead of their decoding."""
+
+
+def batches_ahead() -> int:
+    """Batches in work or waiting.
+
+    On processors one: a model's threads wait for the slowest of them, and one that shares its core with decoding makes
+    all others wait, which costs twice what the overlap gives (measured in LOG.md).
+    """
+    return AHEAD if torch.cuda.is_available() else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +66,11 @@ class Decoded:
     failures: Mapping[str, ImageError] = field(default_factory=dict)
 
 
-def decoded(jobs: Iterable[Job], files: Mapping[str, Path], pool: Executor) -> Iterator[Decoded]:
-    """Each job's pixels, in order, `AHEAD` jobs in work."""
+def decoded(jobs: Sequence[Job], files: Mapping[str, Path], pool: Executor) -> Iterator[Decoded]:
+    """Each job's pixels, in order, `batches_ahead` jobs in work."""
+    ahead = batches_ahead()
     waiting: deque[tuple[Job, dict[Preprocess, Tensor], list[Future[ImageError | None]]]] = deque()
-    for job in jobs:
+    for number, job in enumerate(jobs):
         stacks = {preprocess: _empty(len(job.digests), preprocess) for preprocess in job.preprocesses}
         started = [
             pool.submit(_decode, files[digest], digest, stacks, row)
@@ -64,10 +78,24 @@ def decoded(jobs: Iterable[Job], files: Mapping[str, Path], pool: Executor) -> I
             if job.preprocesses
         ]
         waiting.append((job, stacks, started))
-        if len(waiting) >= AHEAD:
+        for later in jobs[number + ANNOUNCED : number + ANNOUNCED + 1]:
+            pool.submit(_announce, [files[digest] for digest in later.digests])
+        if len(waiting) >= ahead:
             yield _finished(*waiting.popleft())
     while waiting:
         yield _finished(*waiting.popleft())
+
+
+def _announce(paths: Sequence[Path]) -> None:
+    """Asks the system to read files that are needed soon, where it takes such advice; what fails shows in decoding."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        except OSError:
+            continue
 
 
 def _empty(count: int, preprocess: Preprocess) -> Float[Tensor, "b 3 h w"]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from encoders.base import Encoder
-from encoders.decoding import AHEAD
+from encoders.decoding import batches_ahead
 
 BatchSize = int | Callable[[Sequence[Encoder]], int]
 """Images a forward pass, or what tells them for the encoders that lack features."""
@@ -43,7 +43,7 @@ def fitting_batch(encoders: Sequence[Encoder], *, device: str = "cpu", room: int
     each = max(pass_bytes(encoder, device=device) for encoder in own) / PROBE
     if kind == "cpu":  # where decoded images wait too, in float32
         sizes = [preprocess.output for preprocess in dict.fromkeys(encoder.preprocess for encoder in own)]
-        each += AHEAD * sum(4 * 3 * height * width for height, width in sizes)
+        each += batches_ahead() * sum(4 * 3 * height * width for height, width in sizes)
     fitting = int(SHARE * room / max(1.0, each))
     return max(1, min(largest, 1 << max(0, fitting.bit_length() - 1)))
 

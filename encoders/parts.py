@@ -79,9 +79,14 @@ class Part:
         return first if bool((self.lengths == first).all()) else None
 
     @cached_property
-    def images(self) -> NDArray[Any]:
-        """Each image's tokens, flat; for parts with a `length`."""
-        return self.tokens.reshape(self.count, (self.length or 0) * self.width)
+    def bytes(self) -> memoryview:
+        """Those of all tokens."""
+        return raw(self.tokens)
+
+    @cached_property
+    def image_bytes(self) -> int:
+        """What an image takes, in parts with a `length`."""
+        return (self.length or 0) * self.width * self.tokens.itemsize
 
     def check(self, row: int, digest: NDArray[np.uint8]) -> None:
         """Compares one image with its digest and checksum, once.
@@ -158,7 +163,7 @@ def part_name(checksum: str) -> str:
 
 def digest_rows(digests: Sequence[str]) -> NDArray[np.uint8]:
     """Digests in hex as images x 32 bytes."""
-    assert all(len(digest) == 2 * DIGEST_BYTES for digest in digests), "digests are SHA-256 in hex"
+    assert set(map(len, digests)) <= {2 * DIGEST_BYTES}, "digests are SHA-256 in hex"
     flat = np.frombuffer(bytes.fromhex("".join(digests)), dtype=np.uint8)
     return flat.reshape(len(digests), DIGEST_BYTES)
 

@@ -67,14 +67,18 @@ def read_figures(
     everything = np.random.default_rng(2).permutation(count)
     first = timed(lambda: [store.read([names[i] for i in rows], precision="stored") for rows in _batches(everything)])
     plain = timed(lambda: [memmap[rows] for rows in _batches(everything)])
-    times: dict[str, list[float]] = {name: [] for name in ("stored", "memmap", "floats", "memmap floats")}
-    for _ in range(rounds * BATCHES):
-        rows = draw.integers(count, size=BATCH)
-        wanted_names = [names[i] for i in rows]
-        times["stored"].append(timed(partial(store.read, wanted_names, precision="stored")))
-        times["memmap"].append(timed(partial(memmap.__getitem__, rows)))
-        times["floats"].append(timed(partial(store.read, wanted_names)))
-        times["memmap floats"].append(timed(partial(_floats, memmap, rows)))
+    readers: dict[str, Callable[[np.ndarray, list[str]], object]] = {
+        "stored": lambda _, wanted: store.read(wanted, precision="stored"),
+        "memmap": lambda rows, _: memmap[rows],
+        "floats": lambda _, wanted: store.read(wanted),
+        "memmap floats": lambda rows, _: torch.from_numpy(memmap[rows]).float(),
+    }
+    times: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(rounds):
+        for name in draw.permutation(list(readers)):  # in turns, so that none always finds another's memory and cache
+            for _ in range(BATCHES):
+                rows = draw.integers(count, size=BATCH)
+                times[name].append(timed(partial(readers[name], rows, [names[i] for i in rows])))
     best = {name: min(found) for name, found in times.items()}
     return [
         Figure(
@@ -121,10 +125,6 @@ def open_figures(folder: Path) -> list[Figure]:
         Figure(f"first batch of {BATCH} after that, each from a part not opened yet", 1000 * median(reading), "ms"),
         Figure("asking which of 10⁶ images are missing", 1000 * missing, "ms"),
     ]
-
-
-def _floats(memmap: np.ndarray, rows: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(memmap[rows]).float()
 
 
 def timed(work: Callable[[], object]) -> float:

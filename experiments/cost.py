@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.leaves import not_run
-from analysis.similarity import similarity_table
+from analysis.streamed import StreamedSimilarity
 from encoders.base import Encoder, FileEncoder
 from experiments.data import FeatureBank, TaskData
+from fusion.types import Features
 
-IMAGES = 600
+IMAGES = 5000
+PORTION = 64
+"""Images whose tokens are in memory together."""
 ROUNDS = 5
 
 
@@ -44,12 +48,29 @@ def encoder_cost(encoder: Encoder) -> dict[str, Any]:
 
 
 def similarity(data: Mapping[str, TaskData], bank: FeatureBank) -> dict[str, Any]:
-    """CKA between encoders over mean-pooled tokens of test images, taken evenly from the tasks."""
-    share = max(1, IMAGES // len(data))
-    pooled: dict[str, list[np.ndarray]] = {alias: [] for alias in bank.aliases}
+    """How alike encoders are, from mean-pooled tokens of at most `IMAGES` test images, as many from each task.
+
+    Their order is random, so that every batch that is compared holds images of all tasks; an image counts once.
+    """
+    rng = np.random.default_rng(0)
+    chosen: dict[str, tuple[str, str]] = {}
     for name, item in data.items():
-        features = bank.features(name, item.splits["test"].images()[:share], bank.aliases)
-        for alias, found in features.items():
-            weights = found.valid.float()[..., None]
-            pooled[alias].append(((found.tokens * weights).sum(1) / weights.sum(1)).numpy())
-    return similarity_table({alias: np.concatenate(parts) for alias, parts in pooled.items()})
+        images = item.splits["test"].images()
+        for place in rng.permutation(len(images))[: max(1, IMAGES // len(data))]:
+            chosen.setdefault(bank.digest(name, images[place]), (name, images[place]))
+    order = [list(chosen.values())[place] for place in rng.permutation(len(chosen))]
+    found = StreamedSimilarity()
+    for start in range(0, len(order), PORTION):
+        by_task: dict[str, list[str]] = {}
+        for name, image in order[start : start + PORTION]:
+            by_task.setdefault(name, []).append(image)
+        for name, images in by_task.items():
+            features = bank.features(name, images, bank.aliases)
+            found.add({alias: _mean_token(one) for alias, one in features.items()})
+    return found.table()
+
+
+def _mean_token(features: Features) -> Float[np.ndarray, "b d"]:
+    weights = features.valid.float()[..., None]
+    mean: Float[np.ndarray, "b d"] = ((features.tokens * weights).sum(1) / weights.sum(1)).numpy()
+    return mean

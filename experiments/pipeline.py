@@ -96,7 +96,7 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
         _side_files(config, data, bank, encoders)
         finish("side files")
         if not (folder / "environment.json").exists():
-            write_json(folder / "environment.json", {**environment(accelerator), "seconds": timings})
+            write_json(folder / "environment.json", {**environment(accelerator, encoders), "seconds": timings})
         report = write_report(folder)
         for line in summary_lines(report.results):
             say(line)
@@ -203,8 +203,8 @@ def _side_files(
         write_json(folder / "similarity.json", similarity(data, bank))
 
 
-def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Versions, device and commit: what a reader needs to run this again."""
+def environment(accelerator: Accelerator, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
+    """Versions, device, commit and encoders by their fingerprints: what a reader needs to run this again."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -215,6 +215,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
+        "encoders": {a: {"name": one.name, "fingerprint": one.fingerprint} for a, one in encoders.items()},
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),

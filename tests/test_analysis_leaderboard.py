@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from schemas import validate
 from synthetic_run import write_run
 
 from analysis.fronts import cheapest_within, cost_of_coalition, front
@@ -21,7 +24,9 @@ RESAMPLES = 300
 
 def board(*folders: Path) -> dict[str, Any]:
     runs = [(folder, assemble(folder, num_resamples=RESAMPLES)) for folder in folders]
-    return leaderboard(runs, num_resamples=RESAMPLES)
+    found = leaderboard(runs, num_resamples=RESAMPLES)
+    validate("leaderboard", found)
+    return found
 
 
 def scores(folder: Path) -> np.ndarray:
@@ -57,6 +62,19 @@ def test_a_difference_is_that_of_the_answers_and_paired(home: Path) -> None:
     half = 1.96 * by_image.std(ddof=1) / np.sqrt(len(by_image))
     low, high = entry["difference"]["ci95"]
     assert high - low == pytest.approx(2 * half, rel=0.2)
+
+
+def test_the_schema_refuses_outcomes_without_a_difference(home: Path) -> None:
+    found = board(home / "first", home / "seed")
+    compared = found["tasks"]["gqa"]["runs"][1]
+    for key in ("difference", "outcome", "p_holm"):
+        broken = copy.deepcopy(found)
+        del broken["tasks"]["gqa"]["runs"][1][key]
+        with pytest.raises(jsonschema.ValidationError):
+            validate("leaderboard", broken)
+    found["tasks"]["gqa"]["runs"][0] |= {"difference": compared["difference"]}
+    with pytest.raises(jsonschema.ValidationError):
+        validate("leaderboard", found)
 
 
 def test_what_cannot_be_paired_says_why(home: Path) -> None:

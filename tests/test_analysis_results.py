@@ -12,16 +12,13 @@ import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from schemas import validate
 from synthetic_run import CHANCE, ENCODERS, coalitions, write_run, write_task
 
 from analysis.answers import load_answers
 from analysis.errors import AnswersError, RunFolderError
-from analysis.results import assemble, results_schema, write_results
+from analysis.results import assemble, write_results
 from analysis.words import removal_words, training_words, verdict_sentence
-
-
-def valid(results: dict[str, Any]) -> None:
-    jsonschema.Draft202012Validator(results_schema()).validate(json.loads(json.dumps(results)))
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +37,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_is_valid_against_the_schema_and_the_schema_is_one(results: dict[str, Any]) -> None:
-    jsonschema.Draft202012Validator.check_schema(results_schema())
-    valid(results)
+    validate("results", results)
     assert set(results["tasks"]) == set(CHANCE)
     for task in results["tasks"].values():
         assert [tuple(entry["encoders"]) for entry in task["coalitions"]] == coalitions()
@@ -52,7 +48,7 @@ def test_the_schema_refuses_bare_scores(results: dict[str, Any]) -> None:
         broken = json.loads(json.dumps(results))
         broken["tasks"]["gqa"]["shapley"]["vit"] = damage
         with pytest.raises(jsonschema.ValidationError):
-            valid(broken)
+            validate("results", broken)
 
 
 def test_planted_truth_is_found_in_every_task(results: dict[str, Any]) -> None:
@@ -178,7 +174,7 @@ def test_three_seeds_and_full_controls_can_establish(tmp_path: Path) -> None:
     assert "established" not in {entry["grade"] for entry in before["verdict"]}
     write_full_controls(folder, "gqa")
     results = assemble(folder, num_resamples=300)
-    valid(results)
+    validate("results", results)
     task = results["tasks"]["gqa"]
     assert task["seeds"] == [0, 1, 2]
     # Of several cells of a control the strongest is shown, and each is a comparison of its own.
@@ -258,7 +254,7 @@ def test_retrained_coalitions_alone_give_the_numbers_of_a_table_that_says_so(tmp
         record = json.loads(path.read_text())
         path.write_text(json.dumps(record | {"kind": "retrained", "steps": record["steps"] - 1}))
     found = assemble(folder, num_resamples=100)
-    valid(found)
+    validate("results", found)
     for name, task in found["tasks"].items():
         before = masked["tasks"][name]
         assert [entry["mode"] for entry in task["coalitions"]] == ["retrained"] * 16
@@ -362,7 +358,7 @@ def test_side_files_may_be_absent(small: Path) -> None:
     for path in (small / "answers").glob("*select*"):
         path.unlink()
     results = assemble(small, num_resamples=50)
-    valid(results)
+    validate("results", results)
     task = results["tasks"]["gqa"]
     assert "not_run" in task["best_single"] and "not_run" in task["attention"]["vit"]["mass"]
     assert "not_run" in task["steps"] and "not_run" in results["similarity"]["cka"]

@@ -11,9 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from jsonschema import Draft202012Validator
+from schemas import validate
 
-from analysis.results import results_schema
 from experiments.world.build import build_world
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +45,7 @@ def results(home: Path, run: str) -> dict[str, Any]:
 def test_the_command_writes_a_valid_and_complete_run(home: Path, first: subprocess.CompletedProcess[str]) -> None:
     assert first.returncode == 0, first.stderr[-2000:]
     found = results(home, "demo-seed0")
-    Draft202012Validator(results_schema()).validate(found)
+    validate("results", found)
     assert list(found["tasks"]) == ["flickr30k", "coco", "vqa", "gqa", "snli_ve", "hateful_memes"]
     for task in found["tasks"].values():
         assert len([c for c in task["coalitions"] if c["mode"] == "masked"]) == 16
@@ -128,7 +127,7 @@ def test_full_controls_and_other_removals_are_cells_like_any_other(
             assert abs(record["tokens"] - masked["tokens"]) <= 0.05 * masked["tokens"]
     again = command(home, *asked, settings=settings)
     assert again.returncode == 0 and "training" not in again.stderr
-    Draft202012Validator(results_schema()).validate(results(home, "full"))
+    validate("results", results(home, "full"))
 
 
 @pytest.mark.parametrize(

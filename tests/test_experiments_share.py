@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from jsonschema import Draft202012Validator
+from schemas import validate
 
-from analysis.results import results_schema
 from encoders.errors import StoreError
 from experiments.combine import run
 from experiments.config import RunConfig, preset
@@ -121,7 +120,7 @@ def test_retrained_coalitions_alone_are_the_table(home: Path) -> None:
     records = {path.stem: json.loads(path.read_text()) for path in (folder / "train").glob("*.json")}
     assert all(record["steps"] == 2 for record in records.values())  # that of no encoder, the blind one too, included
     found = json.loads((folder / "results.json").read_text())
-    Draft202012Validator(results_schema()).validate(found)
+    validate("results", found)
     for task in found["tasks"].values():
         assert {entry["mode"] for entry in task["coalitions"]} == {"retrained"} and task["steps"] == 2
         assert "model of its own" in task["sensitivity"]["retrained"]["not_run"]

@@ -39,6 +39,7 @@ def test_it_holds_the_five_rooms_and_their_data(wheel: Path) -> None:
         "fusion/demo_text/model.safetensors",
         "fusion/demo_text/tokenizer.json",
         "analysis/results.schema.json",
+        "analysis/leaderboard.schema.json",
         "analysis/templates/report.html.j2",
         "analysis/templates/report.css",
         "analysis/templates/report.js",
