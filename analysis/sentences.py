@@ -6,16 +6,18 @@ words that depend on where the interval lies. Sentences of the verdict itself ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.controls import CONTROLS
 from analysis.fronts import COSTS, cheapest_within
 from analysis.image_use import MARGIN
 from analysis.leaves import Leaf, is_run
+from analysis.power import LEVEL
 from analysis.words import (
     coalition_words,
     number,
+    p_words,
     percent,
     points,
     removal_words,
@@ -24,6 +26,9 @@ from analysis.words import (
     with_interval,
 )
 
+BY_ANSWER = "label"
+"""The slice column that holds each example's right answer."""
+NOTHING_SHOWN = 3
 MARGIN_WORDS = f"{number(MARGIN, scale=100.0, digits=0)}\u00a0pt"
 
 
@@ -77,6 +82,39 @@ def error_lines(task: dict[str, Any]) -> list[str]:
     if "not_run" in task["information"]:
         lines.append(f"Information in bits: not run ({task['information']['not_run']}).")
     return lines
+
+
+def slice_lines(task: dict[str, Any], encoders: Sequence[str]) -> list[str]:
+    """Where each encoder contributes most, and where beside that nothing of it is shown."""
+    if not task["slices"]:
+        return []
+    told = {name: values for name, values in task["slices"].items() if name != BY_ANSWER}
+    lines = [_slice_words(alias, told) for alias in encoders] if told else []
+    if BY_ANSWER in task["slices"]:
+        lines.append(
+            f"Slices by the right answer ({BY_ANSWER}) also show which answers an encoder makes the model prefer: a "
+            "loss in one may be the price of a gain in another."
+        )
+    return lines
+
+
+def _slice_words(alias: str, slices: Mapping[str, Mapping[str, Any]]) -> str:
+    found = [
+        (name, value, one["shapley"][alias])
+        for name, values in slices.items()
+        for value, one in values.items()
+        if "p_bh" in one.get("shapley", {}).get(alias, {})
+    ]
+    shown = [each for each in found if each[2]["p_bh"] < LEVEL and each[2]["ci95"][0] > 0]
+    if not shown:
+        return f"{alias}: no slice shows a contribution that survives correction."
+    name, value, most = max(shown, key=lambda each: float(each[2]["value"]))
+    said = f"{alias} contributes most to {short(name)} = {short(value)}: {points(most)}, BH {p_words(most['p_bh'])}"
+    nothing = [(other, one) for column, other, one in found if column == name and one["ci95"][0] <= 0 <= one["ci95"][1]]
+    least = sorted(nothing, key=lambda each: abs(each[1]["value"]))[:NOTHING_SHOWN]
+    if least:
+        said += "; nothing is shown for " + ", ".join(f"{short(other)} {points(one)}" for other, one in least)
+    return f"{said}."
 
 
 def removal_lines(task: dict[str, Any]) -> list[str]:

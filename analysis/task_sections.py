@@ -19,6 +19,7 @@ from analysis.sentences import (
     flip_words,
     interaction_lines,
     removal_lines,
+    slice_lines,
 )
 from analysis.words import (
     attention_flag_words,
@@ -233,6 +234,7 @@ def _slices(results: dict[str, Any]) -> Section:
             matrix_figures.slice_figure(name, task, encoders),
             *tables.slice_tables(name, task, encoders),
         ],
+        lambda task: slice_lines(task, encoders),
     )
 
 
