@@ -21,7 +21,7 @@ from encoders.store import FeatureStore, StoreMeta
 from experiments.bench import Figure
 
 BATCH = 64
-BATCHES = 8
+BATCHES = 32
 MILLION = 1_000_000
 IMAGES_A_PART = 1024
 

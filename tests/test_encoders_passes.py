@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from encoders import load_encoder
 from encoders.base import Encoder
+from encoders.decoding import ANNOUNCED
 from encoders.extract import extract
 from encoders.memory import LARGEST, PROBE, USUAL, fitting_batch, pass_bytes
 from encoders.store import FeatureStore
@@ -53,6 +55,41 @@ def test_several_encoders_share_one_decoding(
     extract(paths, encoders, root=tmp_path / "root", batch_size=3, progress="none")
     looked_ahead = [file for file in opened if getattr(file, "name", None)]  # headers alone, of files on disk
     assert len(looked_ahead) == 7 and len(opened) - len(looked_ahead) == 7
+
+
+def test_batches_decoded_ahead_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a GPU: three batches in work; images of a later batch may fail first."""
+    paths = numbered(tmp_path / "images", 30)
+    whole = paths[20].read_bytes()
+    data = whole.index(b"IDAT") + 4
+    paths[20].write_bytes(whole[:data] + bytes(8) + whole[data + 8 :])
+    given: list[int] = []
+
+    def told(folder: str, ahead: int) -> dict[str, bytes]:
+        monkeypatch.setattr("encoders.decoding.batches_ahead", lambda: ahead)
+        encoder, root = Told("told", log=tmp_path / f"{folder}.log"), tmp_path / folder
+        found = extract(paths, [encoder], root=root, batch_size=4, progress="none", undecodable="exclude")
+        given.append(len((tmp_path / f"{folder}.log").read_text().splitlines()))
+        assert paths[20] not in found and len(found) == 29
+        return content(root)
+
+    assert told("ahead", 3) == told("in-turn", 1)
+    assert given == [29, 29]
+
+
+def test_the_system_is_asked_for_files_of_later_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("this system takes no advice")
+    paths, asked, right = numbered(tmp_path / "images", 12), [], os.posix_fadvise
+
+    def counted(descriptor: int, start: int, length: int, advice: int) -> None:
+        asked.append((os.fstat(descriptor).st_ino, advice))
+        right(descriptor, start, length, advice)
+
+    monkeypatch.setattr("encoders.decoding.os.posix_fadvise", counted)
+    extract(paths, [Told("told")], root=tmp_path / "root", batch_size=3, progress="none")
+    later = {path.stat().st_ino for path in paths[3 * ANNOUNCED :]}
+    assert {inode for inode, advice in asked if advice == os.POSIX_FADV_WILLNEED} == later and len(asked) == len(later)
 
 
 @pytest.mark.parametrize("number", range(4))
