@@ -72,6 +72,7 @@ def observed(
     *,
     bits: str,
     text: str = "",
+    factor: Callable[..., str] | None = None,
     num_rows: int = 600,
     seed: int = 0,
     error: float = 0.02,
@@ -82,12 +83,14 @@ def observed(
         target: of the bits' values, in the order of `bits`.
         sees: per encoder the bits that it sees.
         text: the bits that the text gives away.
+        factor: of the bits' values, what the example asks about: the slice column `factor`.
         error: share of answers that are wrong whatever is seen.
     """
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 2, size=(num_rows, len(bits)))
     truth = np.array([target(*row) for row in values])
-    answers = table(num_rows, targets=truth)
+    slices = {} if factor is None else {"factor": np.array([factor(*row) for row in values], dtype=object)}
+    answers = table(num_rows, targets=truth, **slices)
     guess, slip = rng.random(num_rows) < 0.5, rng.random(num_rows) < error
     for coalition in all_coalitions(tuple(sees)):
         seen = [k for k, bit in enumerate(bits) if bit in text or any(bit in sees[alias] for alias in coalition)]

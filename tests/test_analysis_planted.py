@@ -11,6 +11,7 @@ from planted_worlds import add, drawn, finished, name, observed, table
 from analysis.coalition_values import all_coalitions, coalition_name
 from analysis.errors import AnswersError
 from analysis.sampled import sampled_coalitions
+from analysis.sentences import slice_lines
 from analysis.similarity import similarity_table
 from analysis.words import claim_words, image_use_words, points
 
@@ -56,6 +57,38 @@ def test_duplicates_share_their_credit_and_are_redundant(mixed: dict[str, Any]) 
     features = np.random.default_rng(0).normal(size=(200, 16))
     alike = similarity_table({"a": features, "b": features})
     assert alike["cka"][0]["value"] == pytest.approx(1) and alike["mutual_knn"][0]["value"] == 1
+
+
+SENSES = ("colour", "position", "count", "small objects", "rendered text")
+
+
+@pytest.fixture(scope="module")
+def senses() -> dict[str, Any]:
+    """Every encoder lacks one sense; the text's three bits say which one the question needs."""
+
+    def which(*bits: int) -> int:
+        return (4 * bits[5] + 2 * bits[6] + bits[7]) % len(SENSES)
+
+    sees = {f"no-{sense.split()[-1]}": "01234".replace(str(k), "") for k, sense in enumerate(SENSES)}
+    answers = observed(
+        lambda *bits: bits[which(*bits)],
+        sees,
+        bits="01234uvw",
+        text="uvw",
+        factor=lambda *bits: SENSES[which(*bits)],
+        num_rows=1200,
+    )
+    return finished(answers, tuple(sees))
+
+
+@pytest.mark.parametrize("sense", SENSES)
+def test_an_encoder_that_lacks_a_sense_gets_nothing_where_it_is_needed(senses: dict[str, Any], sense: str) -> None:
+    blind, found = f"no-{sense.split()[-1]}", senses["slices"]["factor"][sense]
+    assert found["shapley"][blind]["value"] == pytest.approx(0, abs=1e-6) and covers(found["solo"][blind], 0)
+    for alias, gain in found["shapley"].items():
+        assert alias == blind or (gain["ci95"][0] > 0.05 and gain["p_bh"] < 0.05)
+    (line,) = [line for line in slice_lines(senses, list(found["shapley"])) if line.startswith(f"{blind} contributes")]
+    assert f"nothing is shown for {sense} " in line
 
 
 def test_parity_is_synergy(mixed: dict[str, Any]) -> None:
