@@ -29,6 +29,7 @@ from analysis.words import (
 BY_ANSWER = "label"
 """The slice column that holds each example's right answer."""
 NOTHING_SHOWN = 3
+DIRECTIONS = {"i2t": "Image-to-text", "t2i": "Text-to-image"}
 MARGIN_WORDS = f"{number(MARGIN, scale=100.0, digits=0)}\u00a0pt"
 
 
@@ -90,6 +91,7 @@ def slice_lines(task: dict[str, Any], encoders: Sequence[str]) -> list[str]:
         return []
     told = {name: values for name, values in task["slices"].items() if name != BY_ANSWER}
     lines = [_slice_words(alias, told) for alias in encoders] if told else []
+    lines += _thin_words(task["slices"])
     if BY_ANSWER in task["slices"]:
         lines.append(
             f"Slices by the right answer ({BY_ANSWER}) also show which answers an encoder makes the model prefer: a "
@@ -113,8 +115,23 @@ def _slice_words(alias: str, slices: Mapping[str, Mapping[str, Any]]) -> str:
     nothing = [(other, one) for column, other, one in found if column == name and one["ci95"][0] <= 0 <= one["ci95"][1]]
     least = sorted(nothing, key=lambda each: abs(each[1]["value"]))[:NOTHING_SHOWN]
     if least:
-        said += "; nothing is shown for " + ", ".join(f"{short(other)} {points(one)}" for other, one in least)
+        said += "; nothing is shown for " + ", ".join(
+            f"{short(name)} = {short(other)}: {points(one)}" for other, one in least
+        )
     return f"{said}."
+
+
+def _thin_words(slices: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which directions of retrieval do not count in which slices."""
+    thin: dict[str, list[str]] = {}
+    for name, values in slices.items():
+        for value, one in values.items():
+            for direction in one.get("left_out", {}):
+                thin.setdefault(direction, []).append(f"{short(name)} = {short(value)}")
+    return [
+        f"{DIRECTIONS.get(direction, direction)} queries are too few to count in {', '.join(where)}."
+        for direction, where in thin.items()
+    ]
 
 
 def removal_lines(task: dict[str, Any]) -> list[str]:

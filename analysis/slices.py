@@ -2,8 +2,9 @@
 
 Handed a task's table and its resampler; hands on, per slice column and value, all coalition values, Shapley, leave-one-
 out and solo values and pairwise interactions with n and interval. Slices share the task's resampled images. Values with
-too few examples are named as not run; p-values of Shapley values, and those of leave-one-out, are corrected for false
-discovery (Benjamini-Hochberg) over all slices and encoders of a task.
+too few examples are named as not run, and directions of retrieval that have too few are left out and named. p-values of
+Shapley values, and those of leave-one-out, are corrected for false discovery (Benjamini-Hochberg) over all slices and
+encoders of a task.
 """
 
 from __future__ import annotations
@@ -41,19 +42,45 @@ def slice_results(
             continue
         result[name] = {}
         for place, (value, count) in enumerate(counts.most_common()):
-            keep = np.asarray(values == value, dtype=bool)
-            why = _reason_against(rows, keep, count, place)
-            result[name][value] = (
-                {"n": count, **not_run(why)} if why else _one(rows, columns, space, resampler, keep, chance)
-            )
+            everything = np.asarray(values == value, dtype=bool)
+            keep, left_out = _directions_with_enough(rows, everything)
+            why = _thin_words(rows, everything) if not keep.any() else _rare_words(place)
+            if why:
+                result[name][value] = {"n": count, **not_run(why)}
+                continue
+            result[name][value] = _one(rows, columns, space, resampler, keep, chance)
+            if left_out:
+                result[name][value]["left_out"] = left_out
     _correct(result)
     return result
 
 
-def _reason_against(rows: Rows, keep: Bool[np.ndarray, " n"], count: int, place: int) -> str | None:
-    images = len(np.unique(rows.clusters[keep]))
-    if count < MIN_EXAMPLES or images < MIN_IMAGES:
-        return f"{count} examples of {images} images; at least {MIN_EXAMPLES} of {MIN_IMAGES} are needed"
+def _directions_with_enough(
+    rows: Rows, keep: Bool[np.ndarray, " n"]
+) -> tuple[Bool[np.ndarray, " n"], dict[str, int]]:
+    """The slice without directions of retrieval that are too thin in it, and how many queries those had.
+
+    All directions count the same in the metric, so that a few queries of one would decide half of it.
+    """
+    left_out = {}
+    for direction in sorted(set(rows.directions[keep])):
+        own = keep & (rows.directions == direction)
+        if _is_thin(rows, own):
+            keep, left_out[str(direction)] = keep & ~own, int(own.sum())
+    return keep, left_out
+
+
+def _is_thin(rows: Rows, keep: Bool[np.ndarray, " n"]) -> bool:
+    return int(keep.sum()) < MIN_EXAMPLES or len(np.unique(rows.clusters[keep])) < MIN_IMAGES
+
+
+def _thin_words(rows: Rows, keep: Bool[np.ndarray, " n"]) -> str:
+    directions = " in a direction" if len(set(rows.directions[keep])) > 1 else ""
+    found = f"{int(keep.sum())} examples of {len(np.unique(rows.clusters[keep]))} images"
+    return f"{found}; at least {MIN_EXAMPLES} of {MIN_IMAGES}{directions} are needed"
+
+
+def _rare_words(place: int) -> str | None:
     return f"only the {MAX_VALUES} most frequent values are reported" if place >= MAX_VALUES else None
 
 

@@ -88,7 +88,7 @@ def test_an_encoder_that_lacks_a_sense_gets_nothing_where_it_is_needed(senses: d
     for alias, gain in found["shapley"].items():
         assert alias == blind or (gain["ci95"][0] > 0.05 and gain["p_bh"] < 0.05)
     (line,) = [line for line in slice_lines(senses, list(found["shapley"])) if line.startswith(f"{blind} contributes")]
-    assert f"nothing is shown for {sense} " in line
+    assert f"nothing is shown for factor = {sense}: " in line
 
 
 def test_parity_is_synergy(mixed: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ HOSTILE = "<script>alert(1)</script>|`$\\frac{$ \u202e\u05d0\u05d1 \U0001f600 "
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     tasks = tuple(CHANCE) if SOAK else ("flickr30k", "vqa", "gqa", "hateful_memes")
-    folder = write_run(tmp_path_factory.mktemp("runs") / "shown", tasks=tasks, num_rows=200)
+    folder = write_run(tmp_path_factory.mktemp("runs") / "shown", tasks=tasks, num_rows=320)
     return write_report(folder, num_resamples=200)
 
 

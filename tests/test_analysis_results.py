@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from synthetic_run import CHANCE, ENCODERS, coalitions, write_run, write_task
 from analysis.answers import load_answers
 from analysis.errors import AnswersError, RunFolderError
 from analysis.results import assemble, write_results
+from analysis.sentences import slice_lines
 from analysis.words import removal_words, training_words, verdict_sentence
 
 
@@ -368,6 +370,30 @@ def test_thin_slices_are_named_as_not_run(small: Path) -> None:
     slices = assemble(small, num_resamples=50)["tasks"]["gqa"]["slices"]["factor"]
     thin = [found for found in slices.values() if found["n"] < 30]
     assert thin and all("at least 30 of 10 are needed" in found["not_run"] for found in thin)
+
+
+def test_a_direction_with_few_queries_does_not_decide_half_of_a_slice(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", tasks=("coco",), num_rows=600)
+    for path in (folder / "answers").glob("*.parquet"):
+        cells = pq.read_table(path)
+        left = iter(range(1000))
+        factors = [
+            "" if (direction, factor) == ("i2t", "colour") and next(left) >= 5 else factor
+            for direction, factor in zip(cells["direction"].to_pylist(), cells["slice_factor"].to_pylist(), strict=True)
+        ]
+        place = cells.column_names.index("slice_factor")
+        pq.write_table(cells.set_column(place, "slice_factor", [factors]), path)
+    results = assemble(folder, num_resamples=200)
+    validate("results", results)
+    slices = results["tasks"]["coco"]["slices"]["factor"]
+    assert slices["colour"]["left_out"] == {"i2t": 5} and "left_out" not in slices["shape"]
+    cells = pq.read_table(folder / "answers" / "coco.0.masked.drop.vit+clip+dino+convnext.parquet").to_pylist()
+    scores = [c["score"] for c in cells if (c["direction"], c["slice_factor"]) == ("t2i", "colour")]
+    assert slices["colour"]["n"] == len(scores)
+    assert slices["colour"]["full"]["value"] == pytest.approx(np.mean(scores), abs=1e-6)
+    assert "Image-to-text queries are too few to count in factor = colour." in slice_lines(
+        results["tasks"]["coco"], results["encoders"]
+    )
 
 
 def test_demo_sized_statistics_take_seconds(tmp_path: Path) -> None:
