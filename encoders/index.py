@@ -58,7 +58,7 @@ class DigestTable(NamedTuple):
 
     def find(self, wanted: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Number of the part and row in it for each digest, or `ABSENT`."""
-        keys = np.ascontiguousarray(wanted).view(">u8")[:, 0].astype(np.uint64)
+        keys = _words(wanted)[:, 0]
         at = self.keys.searchsorted(keys)
         if len(self.keys):  # mostly all are here, and no two begin alike
             nearest = np.minimum(at, len(self.keys) - 1)

@@ -79,8 +79,8 @@ class Part:
         return first if bool((self.lengths == first).all()) else None
 
     @cached_property
-    def bytes(self) -> memoryview:
-        """Those of all tokens."""
+    def token_bytes(self) -> memoryview:
+        """All tokens, as bytes."""
         return raw(self.tokens)
 
     @cached_property

@@ -70,7 +70,7 @@ class FeatureStore:
             self.meta.check(self.folder / META)
         self.part_list = PartList(self.folder)
         self._shared = torch.tensor(self.meta.boxes, dtype=torch.float32) if self.meta.boxes else None
-        self._true = torch.ones(1, 1, dtype=torch.bool)
+        self._all_valid = torch.ones(1, 1, dtype=torch.bool)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureStore, (self.folder.parent, self.meta)
@@ -119,7 +119,7 @@ class FeatureStore:
         lengths = {part.length for part in parts.values()}
         if len(lengths) == 1 and None not in lengths:
             tokens = self._gather(entries)
-            valid = self._true.expand(tokens.shape[:2])
+            valid = self._all_valid.expand(tokens.shape[:2])
         else:
             tokens, valid = self._gather_unequal(entries)
         stored = torch.from_numpy(tokens)
@@ -273,7 +273,7 @@ class FeatureStore:
         gathered = np.empty((len(entries), length, first.width), first.tokens.dtype)
         target = raw(gathered)
         for place, (part, row) in enumerate(entries):
-            target[place * size : (place + 1) * size] = part.bytes[row * size : (row + 1) * size]
+            target[place * size : (place + 1) * size] = part.token_bytes[row * size : (row + 1) * size]
         return gathered
 
     def _gather_unequal(self, entries: Sequence[tuple[Part, int]]) -> tuple[NDArray[Any], Bool[Tensor, "b n"]]:
