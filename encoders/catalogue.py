@@ -28,7 +28,7 @@ class CatalogueEntry(NamedTuple):
     Attributes:
         spec: what to name on the command line.
         checkpoint: repository on the Hugging Face hub.
-        revision: a commit that has the weights; None where none could be read.
+        revision: a commit that has the weights.
         resolution: height and width in pixels.
         width: values per token.
         grid: rows and columns of tokens.
@@ -39,7 +39,7 @@ class CatalogueEntry(NamedTuple):
     alias: str
     spec: str
     checkpoint: str
-    revision: str | None
+    revision: str
     licence: Fact | None
     resolution: tuple[int, int]
     width: int
@@ -79,8 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         accuracy = "?" if entry.imagenet is None else f"{entry.imagenet.value:.3f} {entry.imagenet.protocol}"
         pixels, licence = "x".join(map(str, entry.resolution)), "?" if entry.licence is None else entry.licence.value
         size = f"{pixels:7} {entry.num_tokens:6} {entry.width:5}"
-        revision = "?" if entry.revision is None else entry.revision[:8]
-        print(f"{entry.alias:15} {size} {accuracy:20} {licence:14} {revision:8} {entry.spec}")
+        print(f"{entry.alias:15} {size} {accuracy:20} {licence:14} {entry.revision[:8]} {entry.spec}")
     print("sources:", *(f"  {name}: {where}" for name, where in sources().items()), sep="\n")
     return 0
 

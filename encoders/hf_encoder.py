@@ -2,9 +2,10 @@
 folder with `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
 Tokens are `last_hidden_state`, or with `layer` those blocks' hidden states. Of two-tower models (CLIP, SigLIP)
-the vision tower is taken. Preprocessing is the checkpoint's, by the rules of transformers' PIL image
-processors, which are those that the checkpoints were trained with; its torchvision processors give slightly
-different pixels (DINOv3 alone has no other). Code in a repository is never run.
+the vision tower is taken, and a masked autoencoder sees the whole image. Preprocessing is the checkpoint's, by
+the rules of transformers' PIL image processors, which are those that the checkpoints were trained with; its
+torchvision processors give slightly different pixels (DINOv3 alone has no other). Code in a
+repository is never run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
@@ -85,15 +87,26 @@ def vision_forward(tower: nn.Module, *, interpolate: bool = False) -> Forward:
     """
     config: Any = tower.config
     asks = interpolate and "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters
-    more = {"interpolate_pos_encoding": True} if asks else {}
+    more: dict[str, Any] = {"interpolate_pos_encoding": True} if asks else {}
+    patch_size: Any = getattr(config, "patch_size", None)
+    autoencoder = config.model_type == "vit_mae"
+    if autoencoder:
+        config.mask_ratio = 0.0
 
     def forward(images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
         numbers = [layer for layer in layers if layer is not None]
-        output = tower(pixel_values=images, output_hidden_states=bool(numbers), **more)
+        order = _in_order(images, patch_size) if autoencoder else {}
+        output = tower(pixel_values=images, output_hidden_states=bool(numbers), **more, **order)
         states = [_state(output, layer) for layer in layers]
-        return [_with_layout(state, images, getattr(config, "patch_size", None)) for state in states]
+        return [_with_layout(state, images, patch_size) for state in states]
 
     return forward
+
+
+def _in_order(images: Tensor, patch_size: int) -> dict[str, Tensor]:
+    """What a ViTMAE sorts its patches by, which are otherwise shuffled even where none is masked."""
+    patches = (images.shape[2] // patch_size) * (images.shape[3] // patch_size)
+    return {"noise": torch.arange(patches, device=images.device).expand(len(images), -1)}
 
 
 def _state(output: Any, layer: Layer) -> Tensor:

@@ -146,17 +146,20 @@ class ModuleEncoder(Encoder):
 
     @torch.no_grad()
     def _measure(self, spec: EncoderSpec) -> None:
-        """One black image through the model: the library itself says which layers and shapes there are."""
+        """One image through the model, twice: the library itself says which layers and shapes there are."""
         height, width = self.preprocess.output
         options = self._options
+        ramp = torch.linspace(-1, 1, 3 * height * width, device=self._device).reshape(1, 3, height, width)
         try:
-            raw = self._forward(torch.zeros(1, 3, height, width, device=self._device), options.layers)
+            raw, again = (self._forward(ramp, options.layers) for _ in range(2))
             if not all(layer.grid.numel() for layer in raw):
                 raise ValueError("the image is smaller than one token")
         except (AssertionError, IndexError, ValueError, RuntimeError, TypeError) as error:
             raise EncoderError(f"encoder {spec} fails on a {height}x{width} image: {one_line(error)}") from error
-        for layer in raw:
+        for layer, other in zip(raw, again, strict=True):
             rows, columns = layer.grid.shape[1:3]
+            if not torch.allclose(layer.flat(), other.flat(), rtol=0.01, atol=0.01):  # kernels differ by less
+                raise EncoderError(f"encoder {spec} gives other tokens for the same image when it is asked again")
             if options.pool is not None and (options.pool[0] > rows or options.pool[1] > columns):
                 wanted = "x".join(map(str, options.pool))
                 raise EncoderError(

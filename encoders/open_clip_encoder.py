@@ -5,7 +5,8 @@ tower too.
 Tokens of a ViT tower are the last block's, class token first, after `ln_post` and before the projection into
 the shared space; with `layer` that block's, not normalised. (Towers with attentional pooling have their norm
 after the pool, so theirs are not normalised either.) ResNet towers give their last map, timm towers what timm
-gives.
+gives. The activation is the one that the weights were trained with: open_clip itself runs those of OpenAI, MetaCLIP
+and DFN under a name such as ViT-B-32 with another one, and only warns.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
     Raises:
         EncoderError: there is no such model, tag, folder or layer, or its weights cannot be had.
     """
-    model, model_name = create(spec)
+    model, _ = create(spec)
     visual: Any = model.visual
     whole_patches(spec, getattr(visual, "patch_size", None))
     return ModuleEncoder(
@@ -48,7 +49,7 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
         module=visual,
         forward=tower_forward(visual),
         preprocess=from_open_clip(visual.preprocess_cfg),
-        architecture={"library": "open_clip", **_architecture(spec, model_name)},
+        architecture={"library": "open_clip", **_architecture(spec)},
         device=device,
     )
 
@@ -98,10 +99,14 @@ def create(spec: EncoderSpec) -> tuple[Any, str]:
         EncoderError: as `load_open_clip`.
     """
     model_name, pretrained = _source(spec)
-    size = spec.settings().size
     try:
         model = open_clip.create_model(
-            model_name, pretrained=pretrained, require_pretrained=True, weights_only=True, force_image_size=size
+            model_name,
+            pretrained=pretrained,
+            require_pretrained=True,
+            weights_only=True,
+            force_image_size=spec.settings().size,
+            force_quick_gelu=_trained_with_quick_gelu(model_name, pretrained),
         )
     except FAILURES as error:
         raise EncoderError(f"open_clip cannot load encoder {spec}: {one_line(error)}") from error
@@ -160,11 +165,19 @@ def _source(spec: EncoderSpec) -> tuple[str, str | None]:
     return model, tag
 
 
-def _architecture(spec: EncoderSpec, model_name: str) -> dict[str, Any]:
+def _trained_with_quick_gelu(model_name: str, pretrained: str | None) -> bool:
+    """Whether open_clip's table of weights says so; a model's own configuration is left to it."""
+    described = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
+    return bool(described.get("quick_gelu"))
+
+
+def _architecture(spec: EncoderSpec) -> dict[str, Any]:
     """What open_clip builds the tower from, beside its weights."""
+    model_name, pretrained = _source(spec)
     config = open_clip.get_model_config(model_name) or {}
     config = config.get("model_cfg", config)
+    quick_gelu = bool(config.get("quick_gelu")) or _trained_with_quick_gelu(model_name, pretrained)
     tag = spec.name.partition("/")[2] if spec.local is None else ""
-    described = {"vision": config.get("vision_cfg"), "quick_gelu": bool(config.get("quick_gelu")), "tag": tag}
+    described = {"vision": config.get("vision_cfg"), "quick_gelu": quick_gelu, "tag": tag}
     size = spec.settings().size
     return described if size is None else {**described, "size": list(size)}

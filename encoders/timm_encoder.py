@@ -43,6 +43,7 @@ def load_timm(spec: EncoderSpec, *, device: str) -> Encoder:
     except FAILURES as error:
         raise EncoderError(f"timm cannot load encoder {spec}: {one_line(error)}") from error
     trunk: Any = module
+    _right_activation(spec, trunk.pretrained_cfg)
     library_data: Any = timm_data
     whole_patches(spec, getattr(getattr(trunk, "patch_embed", None), "patch_size", None))
     if hasattr(trunk, "reset_classifier"):
@@ -144,6 +145,20 @@ def _source(spec: EncoderSpec) -> str:
     if "." in spec.name and spec.name not in tags:
         raise EncoderError(f"unknown pretrained tag in encoder {spec}: {nearest(spec.name, tags)}")
     return spec.name
+
+
+def _right_activation(spec: EncoderSpec, pretrained: Mapping[str, Any]) -> None:
+    """Refuses CLIP weights of which timm has a second model, with the activation that they were trained with.
+
+    Raises:
+        EncoderError: the spec names the other one, whose features are not those of the checkpoint.
+    """
+    architecture, tag = str(pretrained.get("architecture")), pretrained.get("tag")
+    right = f"{architecture.replace('_clip_', '_clip_quickgelu_')}.{tag}"
+    if tag and "_clip_quickgelu_" not in architecture and right in timm.list_pretrained("*_clip_quickgelu_*"):
+        raise EncoderError(
+            f"encoder {spec} runs weights that were trained with QuickGELU with another activation: name timm:{right}"
+        )
 
 
 def _architecture(spec: EncoderSpec, pretrained: Mapping[str, Any]) -> dict[str, Any]:

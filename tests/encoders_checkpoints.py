@@ -82,6 +82,7 @@ HF: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "Levit",
         {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}},
     ),
+    "mae": ("ViTMAE", BLOCKS, "ViT", {"size": {"height": 64, "width": 64}}),
     "hiera": (
         "Hiera",
         {"embed_dim": 16, "image_size": [64, 64], "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]},

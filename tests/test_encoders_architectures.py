@@ -5,6 +5,7 @@ The library's model is frozen too: torch picks other kernels for weights that ca
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import open_clip
 import timm
 from timm.data import create_transform, resolve_model_data_config
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, ViTModel
 
 from encoders import load_encoder
 from encoders.errors import EncoderError
@@ -140,6 +141,48 @@ def test_open_clip_architecture(tmp_path: Path, name: str) -> None:
         assert torch.equal(encoder.preprocess(picture(1, size=size)), transform(picture(1, size=size)))
 
 
+@torch.no_grad()
+def test_open_clip_runs_weights_with_the_activation_they_were_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """open_clip's own table of weights under a small configuration, such as ViT-B-32, that does not name QuickGELU."""
+    vision = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
+    open_clip_checkpoint(tmp_path / "clip", vision)
+    config = json.loads((tmp_path / "clip" / "open_clip_config.json").read_text())["model_cfg"]
+    weights = tmp_path / "clip" / "open_clip_model.safetensors"
+    (tmp_path / "ViT-B-32.json").write_text(json.dumps(config))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    open_clip.add_model_config(tmp_path / "ViT-B-32.json")
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(weights))
+    images, fingerprints = noise((32, 32)), set()
+    for tag, quick_gelu in {"openai": True, "laion2b_s34b_b79k": False}.items():
+        expected: Any = open_clip.CLIP(**config, quick_gelu=quick_gelu).eval()
+        open_clip.load_checkpoint(expected, str(weights))
+        expected.visual.output_tokens = True
+        encoder = load_encoder(f"open_clip:ViT-B-32/{tag}")
+        assert torch.equal(encoder.tokens(images)[:, 1:], expected.visual(images)[1])
+        fingerprints.add(encoder.fingerprint)
+    assert len(fingerprints) == 2
+
+
+def test_timm_weights_with_another_activation_are_refused(tmp_path: Path) -> None:
+    """timm has OpenAI's weights twice; under one of the names with another activation than theirs."""
+    timm_checkpoint(tmp_path / "clip", "vit_base_patch32_clip_224", args={"depth": 1}, tag="openai")
+    with pytest.raises(EncoderError, match="name timm:vit_base_patch32_clip_quickgelu_224.openai"):
+        load_encoder(f"timm:{tmp_path}/clip")
+    timm_checkpoint(tmp_path / "right", "vit_base_patch32_clip_quickgelu_224", args={"depth": 1}, tag="openai")
+    assert load_encoder(f"timm:{tmp_path}/right").num_prefix == 1
+
+
+def test_encoders_that_shuffle_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' masked autoencoder, left to itself."""
+    hf_checkpoint(tmp_path / "model", "mae")
+    monkeypatch.setattr("encoders.hf_encoder._in_order", lambda _images, _patch_size: {})
+    with pytest.raises(EncoderError, match="other tokens for the same image"):
+        load_encoder(f"hf:{tmp_path}/model")
+
+
 @pytest.mark.parametrize("kind", ["own", "timm"])
 @torch.no_grad()
 def test_open_clip_other_sizes(tmp_path: Path, kind: str) -> None:
@@ -160,17 +203,24 @@ def test_open_clip_other_sizes(tmp_path: Path, kind: str) -> None:
         assert torch.equal(encoder.preprocess(picture(1, size=shape)), transform(picture(1, size=shape)))
 
 
+def hf_tower(folder: Path, name: str) -> Any:
+    """The library's own image tower; a masked autoencoder's weights are those of a ViT, which masks nothing."""
+    kind: Any = ViTModel if name == "mae" else AutoModel
+    more = {"add_pooling_layer": False} if name == "mae" else {}
+    model = kind.from_pretrained(folder, **more).eval().requires_grad_(False)
+    return getattr(model, "vision_model", model)
+
+
 @pytest.mark.parametrize("name", HF)
 @torch.no_grad()
 def test_hf_architecture(tmp_path: Path, name: str) -> None:
     hf_checkpoint(tmp_path / "model", name)
     encoder = load_encoder(f"hf:{tmp_path}/model")
-    model: Any = AutoModel.from_pretrained(tmp_path / "model").eval().requires_grad_(False)
-    tower = getattr(model, "vision_model", model)
+    tower = hf_tower(tmp_path / "model", name)
     images = noise(encoder.preprocess.output)
     output = tower(pixel_values=images, output_hidden_states=True)
     assert torch.equal(encoder.tokens(images), flat(output.last_hidden_state, encoder.width))
-    prefix = {"dinov2_reg_small": 5, "dinov3_small": 5, "clip": 1, "beit": 1, "deit": 2, "dinov3_convnext": 1}
+    prefix = {"dinov2_reg_small": 5, "dinov3_small": 5, "clip": 1, "beit": 1, "deit": 2, "dinov3_convnext": 1, "mae": 1}
     assert encoder.num_prefix == prefix.get(name, 0)
     last = load_encoder(f"hf:{tmp_path}/model?layer=-1")
     assert torch.equal(last.tokens(images), flat(output.hidden_states[-1], last.width))
@@ -181,15 +231,14 @@ def test_hf_architecture(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["dinov2_reg_small", "dinov3_small", "siglip", "clip", "beit", "swin", "convnextv2_atto"]
+    "name", ["dinov2_reg_small", "dinov3_small", "siglip", "clip", "beit", "swin", "convnextv2_atto", "mae"]
 )
 @torch.no_grad()
 def test_hf_other_sizes(tmp_path: Path, name: str) -> None:
     hf_checkpoint(tmp_path / "model", name)
     size = {"dinov2_reg_small": (112, 224), "convnextv2_atto": (128, 256)}.get(name, (64, 128))
     encoder = load_encoder(f"hf:{tmp_path}/model?size={size[0]}x{size[1]}")
-    model: Any = AutoModel.from_pretrained(tmp_path / "model").eval().requires_grad_(False)
-    tower = getattr(model, "vision_model", model)
+    tower = hf_tower(tmp_path / "model", name)
     images = noise(size)
     more = {} if name.startswith(("dino", "conv")) else {"interpolate_pos_encoding": True}
     expected = tower(pixel_values=images, **more).last_hidden_state

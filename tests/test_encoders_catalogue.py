@@ -12,8 +12,10 @@ from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import open_clip
 import timm
 from timm.data import resolve_model_data_config
+from transformers import ViTMAEConfig, ViTMAEModel
 
 from encoders.catalogue import CatalogueEntry, catalogue, main, sources
+from encoders.hf_encoder import vision_forward
 from encoders.open_clip_encoder import tower_forward
 from encoders.spec import parse_specs
 from encoders.timm_encoder import trunk_forward
@@ -33,7 +35,7 @@ def test_every_fact_has_a_source_and_every_gap_a_note() -> None:
         if entry.imagenet is not None:
             assert 0 < entry.imagenet.value < 1
             assert entry.imagenet.protocol in ("fine-tuned", "linear", "zero-shot")
-        assert entry.revision is None or re.fullmatch("[0-9a-f]{40}", entry.revision)
+        assert re.fullmatch("[0-9a-f]{40}", entry.revision)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry.alias for entry in ENTRIES])
@@ -48,6 +50,10 @@ def test_shapes_are_those_of_the_library(entry: CatalogueEntry) -> None:
             assert (described.hf_hub_id, described.license) == (entry.checkpoint, entry.licence.value)
             assert resolve_model_data_config(model)["input_size"] == (3, *entry.resolution)
             forward = trunk_forward(model)
+        elif backend == "hf":
+            assert name == entry.checkpoint == "facebook/vit-mae-base"  # whose values are the defaults
+            model = ViTMAEModel(ViTMAEConfig()).eval()
+            forward = vision_forward(model)
         else:
             architecture, _, tag = name.partition("/")
             config = open_clip.get_model_config(architecture)
@@ -55,7 +61,7 @@ def test_shapes_are_those_of_the_library(entry: CatalogueEntry) -> None:
             assert described["hf_hub"].strip("/") == entry.checkpoint
             assert (config["vision_cfg"]["image_size"],) * 2 == entry.resolution
             small = {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 2, "layers": 1}
-            model = open_clip.CLIP(**{**config, "text_cfg": small}).eval()
+            model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], small).eval()
             forward = tower_forward(model.visual)
         [found] = forward(torch.empty(1, 3, *entry.resolution), [None])
     assert found.grid.shape == (1, *entry.grid, entry.width)
