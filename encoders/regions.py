@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from encoders.base import FileEncoder, Rows, digest_json
+from encoders.durable import write_whole
 from encoders.errors import EncoderError, nearest
 from encoders.preprocess import Preprocess
 from encoders.region_files import Entry, Region, RegionFile, open_region_files
@@ -134,12 +135,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 def _write_index(folder: Path, index: Mapping[str, Any]) -> None:
     """Whole or not at all; a folder that cannot be written is scanned each time."""
-    temporary = folder / f"{INDEX}.{os.getpid()}"
-    try:
-        temporary.write_text(json.dumps(index), encoding="utf-8")
-        os.replace(temporary, folder / INDEX)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps(index)
+    with suppress(OSError):
+        write_whole(folder / INDEX, lambda handle: handle.write(text.encode()))
 
 
 def _by_image(

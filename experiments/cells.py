@@ -5,7 +5,6 @@ A cell is (task, split, seed, mode, removal, coalition); its file's name says so
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from encoders.durable import write_whole
 from fusion.types import Coalition, coalition_name
 from tasks.base import Answer, Example
 
@@ -98,9 +98,7 @@ def read_answers(folder: Path, cell: Cell) -> list[Answer]:
 def write_table(table: Any, path: Path) -> None:
     """A Parquet file, complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    pq.write_table(table, unfinished)
-    os.replace(unfinished, path)
+    write_whole(path, lambda handle: pq.write_table(table, handle))
 
 
 def write_examples(folder: Path, rows: Sequence[tuple[str, str, Example]]) -> None:

@@ -7,7 +7,6 @@ pass, so that accelerate's wrappers see it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from encoders.durable import write_whole
 from fusion.model import FusionModel
 from fusion.types import Coalition, Encoded, FeatureMap, Features
 from fusion.ve_dropout import VEDropout
@@ -124,9 +124,8 @@ def save_weights(model: TaskModel, path: Path, record: Mapping[str, Any]) -> Non
     """Writes `path`.safetensors, and then the training record `path`.json, which marks the model as complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    unfinished = path.with_suffix(".safetensors.unfinished")
-    unfinished.write_bytes(save(state))  # `save_file` makes a file that others cannot read
-    os.replace(unfinished, path.with_suffix(".safetensors"))
+    data = save(state)  # `save_file` makes a file that others cannot read
+    write_whole(path.with_suffix(".safetensors"), lambda handle: handle.write(data))
     write_json(path.with_suffix(".json"), record)
 
 
@@ -141,8 +140,7 @@ def load_weights(model: TaskModel, path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON under a temporary name and renames it: complete or absent."""
+    """Writes JSON, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    text = json.dumps(content, indent=1) + "\n"
+    write_whole(path, lambda handle: handle.write(text.encode()))

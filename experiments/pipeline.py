@@ -25,6 +25,7 @@ from analysis.report import write_report
 from analysis.terminal import summary_lines
 from encoders import load_encoder
 from encoders.base import Encoder
+from encoders.durable import sweep
 from experiments.cells import write_examples, write_table
 from experiments.config import RunConfig
 from experiments.cost import encoder_cost, similarity
@@ -82,6 +83,8 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     finish("features")
     folder = config.folder
     if accelerator.is_main_process:
+        for place in (folder, *folder.glob("*/")):
+            sweep(place)
         write_json(folder / "config.json", config.to_dict())
         excluded = {n: {part: list(s.excluded) for part, s in item.splits.items()} for n, item in data.items()}
         write_json(folder / "exclusions.json", excluded)

@@ -52,7 +52,7 @@ def test_the_command_writes_a_valid_and_complete_run(home: Path, first: subproce
         assert {"blind", "shuffled"} <= set(task["controls"])
     folder = home / "runs" / "demo-seed0"
     assert (folder / "report.html").stat().st_size > 10_000 and (folder / "report.md").exists()
-    assert not list(folder.rglob("*.unfinished"))
+    assert not list(folder.rglob(".tmp-*"))
     assert "report.html" in first.stdout and "Dropping one encoder" in first.stdout
 
 

@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ from schemas import validate
 from encoders.errors import StoreError
 from experiments.combine import run
 from experiments.config import RunConfig, preset
+from experiments.model import write_json
 from experiments.share import LEFT_ALONE, Share, left_alone, own_share
 from experiments.world.build import build_world
 from tasks import load_task
@@ -44,6 +47,15 @@ def config(home: Path, name: str, **changes: object) -> RunConfig:
 def answers(home: Path, name: str) -> dict[str, list[float]]:
     files = sorted((home / "runs" / name / "answers").iterdir())
     return {file.name: pq.read_table(file)["probability"].to_pylist() for file in files}
+
+
+def test_shares_that_start_together_write_the_same_files(tmp_path: Path) -> None:
+    """A job array's processes all write the run's settings at once; none may take another's unfinished file."""
+    write = partial(write_json, tmp_path / "config.json", {"seeds": [0, 1, 2]})
+    with ThreadPoolExecutor(8) as processes:
+        for written in [processes.submit(write) for _ in range(200)]:
+            written.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_a_share_is_named_or_comes_from_a_launcher() -> None:

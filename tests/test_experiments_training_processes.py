@@ -95,4 +95,4 @@ def test_models_trained_by_two_processes_score_alike(runs: Path) -> None:
         for before, after in zip(one, two, strict=True):
             assert abs(after["value"] - before["value"]) <= 0.015, (task, before["encoders"])
     assert json.loads((runs / "two" / "environment.json").read_text())["processes"] == 2
-    assert not list((runs / "two").rglob("*.unfinished")) and not list((runs / "two").rglob("*.checkpoints"))
+    assert not list((runs / "two").rglob(".tmp-*")) and not list((runs / "two").rglob("*.checkpoints"))
