@@ -94,7 +94,7 @@ class WriterLock:
                 owner = os.read(handle, 200).decode(errors="replace") or "another process"
                 os.close(handle)
                 if time.monotonic() < deadline:
-                    time.sleep(0.02)
+                    time.sleep(0.02 if patience <= PATIENCE else 0.5)
                     continue
                 raise StoreError(
                     f"{self.file.parent} is being extended by {owner} with the same images: "

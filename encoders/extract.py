@@ -7,7 +7,9 @@ so the same call gives the same bytes however often it was killed, and several p
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -47,6 +49,7 @@ def extract(
     shard: Shard = Shard(),  # noqa: B008  an immutable value
     undecodable: Literal["refuse", "exclude"] = "refuse",
     part_images: int = PART_IMAGES,
+    waits: bool = False,
 ) -> dict[Path, str]:
     """Makes sure that the features of all images by all encoders are stored under `root`.
 
@@ -60,6 +63,7 @@ def extract(
         shard: the share of this process, where several divide the work.
         undecodable: refuse images that cannot be decoded, or leave them out and put them on record under `root`.
         part_images: images a part, at most.
+        waits: for another process that is extending a store with the same images, rather than to refuse that.
 
     Returns:
         Each file's digest, the key of its features; files that were left out are absent.
@@ -81,7 +85,7 @@ def extract(
             pairs = zip(distinct.values(), stores, strict=True)
             batch_size = batch_size([encoder for encoder, store in pairs if store.missing(every)])
         plan = Plan.of(every, stores, batch_size=batch_size, part_images=part_images)
-        work = _Extraction(plan, list(distinct.values()), stores, files, Undecodable(root), undecodable)
+        work = _Extraction(plan, list(distinct.values()), stores, files, Undecodable(root), undecodable, waits=waits)
         jobs = work.jobs(plan.blocks[shard.index :: shard.count])
         work.look_ahead(find_problems([files[d] for job in jobs if job.preprocesses for d in job.digests], pool))
         jobs = work.jobs(plan.blocks[shard.index :: shard.count])
@@ -171,7 +175,10 @@ class _Extraction:
         files: Mapping[str, Path],
         record: Undecodable,
         undecodable: Literal["refuse", "exclude"],
+        *,
+        waits: bool,
     ) -> None:
+        self._waits = waits
         self.problems: dict[str, str] = {}
         self.excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set()
         self._plan, self._files, self._record, self._undecodable = plan, files, record, undecodable
@@ -223,9 +230,7 @@ class _Extraction:
             _release([lock for locks in self._locks.values() for lock in locks])
         self._finish(written=True)
 
-    def _computed(
-        self, jobs: Sequence[Job], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Decoded, Sequence[_Features]]]:
+    def _computed(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[tuple[Decoded, Sequence[_Features]]]:
         """Each batch with its features, which a GPU may still be computing."""
         block: Block | None = None
         for batch in decoded(jobs, self._files, pool):
@@ -247,17 +252,30 @@ class _Extraction:
             store.prepare()
 
     def _begin(self, block: Block) -> None:
-        """Takes the block, and sees what is still lacking: another process may have completed it meanwhile."""
-        for position in block.stores:
+        """Takes the block, and sees what is still lacking: another process may have completed it meanwhile.
+
+        Blocks are taken in the order of their numbers, and a block's stores in that of their folders: processes that
+        wait for one another never do so in a circle.
+        """
+        for position in sorted(block.stores, key=lambda position: self._writers[position].store.folder):
             writer = self._writers[position]
             lock = WriterLock(writer.store.folder / f"{LOCK}{self._plan.name}-{block.number}")
-            lock.acquire()
+            self._acquire(lock)
             self._locks.setdefault(block.number, []).append(lock)
             part_list = writer.store.part_list
             part_list.refresh()
             if part_list.num_unindexed >= INDEX_EVERY:
                 part_list.write_index()
             writer.lacking = set(writer.store.missing(block.digests))
+
+    def _acquire(self, lock: WriterLock) -> None:
+        try:
+            lock.acquire()
+        except StoreError as error:
+            if not self._waits:
+                raise
+            tqdm.write(str(error).partition(": wait for it")[0] + ": waiting for it", file=sys.stderr)
+            lock.acquire(patience=math.inf)
 
     def _note(self, batch: Decoded) -> None:
         for digest, error in batch.failures.items():

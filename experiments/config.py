@@ -7,6 +7,7 @@ Handed a preset's name, files and flags; hands on a frozen configuration that ro
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -159,13 +160,13 @@ def tiny() -> RunConfig:
 def base() -> RunConfig:
     """BERT-base's trunk, a model per task with the values of its published recipe; name four encoders of your own."""
     fusion = FusionConfig(width=768, layers=12, heads=12, dropout=0.1, text="google-bert/bert-base-uncased")
-    return RunConfig("base", {}, fusion=fusion, train=_published(part=64))
+    return RunConfig("base", {}, fusion=fusion, train=_published(part=64), evaluate=EvaluateConfig(precision="bf16"))
 
 
 def large() -> RunConfig:
     """BERT-large's trunk, 24 layers of width 1024; otherwise as `base`."""
     fusion = FusionConfig(width=1024, layers=24, heads=16, dropout=0.1, text="google-bert/bert-large-uncased")
-    return RunConfig("large", {}, fusion=fusion, train=_published(part=32))
+    return RunConfig("large", {}, fusion=fusion, train=_published(part=32), evaluate=EvaluateConfig(precision="bf16"))
 
 
 def _published(*, part: int) -> TrainConfig:
@@ -251,6 +252,11 @@ def check(config: RunConfig) -> RunConfig:
             if key not in TASKS and key not in config.tasks:
                 known = dict.fromkeys((*TASKS, *config.tasks))
                 raise ConfigError(f"{where} names an unknown task {key!r}; {near(key, known)}")
+    for key, weight in train.weights.items():
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"train.weights.{key}={weight} must not be negative")
+    if train.joint and config.tasks and not any(train.weights.get(task, 1.0) for task in config.tasks):
+        raise ConfigError("train.weights are 0 for all tasks of the run: give one that it trains on a positive weight")
     for key in config.control_checkpoints:
         if key not in config.encoders:
             raise ConfigError(f"control_checkpoints names an unknown encoder {key!r}; {near(key, config.encoders)}")

@@ -174,7 +174,7 @@ class FeatureBank:
         *,
         views: Sequence[int] | None = None,
     ) -> dict[str, Features]:
-        """Tokens b n d, boxes b n 4 and valid b n of each encoder in the coalition.
+        """Tokens b n d in the store's precision, boxes b n 4 and valid b n of each encoder in the coalition.
 
         Args:
             views: a number for each image, that picks the view of it in each encoder that has several (modulo how
@@ -210,11 +210,13 @@ class FeatureBank:
 def _read_views(stores: Sequence[FeatureStore], digests: Sequence[str], views: Sequence[int] | None) -> Features:
     """Each image's features in its view, modulo how many there are."""
     if views is None or len(stores) == 1:
-        return Features(*stores[0].read(digests))
+        return Features(*stores[0].read(digests, precision="stored"))
     rows: dict[int, list[int]] = {}
     for row, view in enumerate(views):
         rows.setdefault(view % len(stores), []).append(row)
-    parts = [Features(*stores[view].read([digests[row] for row in chosen])) for view, chosen in rows.items()]
+    parts = [
+        _read_views(stores[view : view + 1], [digests[row] for row in chosen], None) for view, chosen in rows.items()
+    ]
     order = torch.tensor([row for chosen in rows.values() for row in chosen]).argsort()
     return Features(
         torch.cat([part.tokens for part in parts])[order],
@@ -236,6 +238,8 @@ def fill_stores(
 ) -> FeatureBank:
     """Extracts what is not stored yet, or this process's share of it; the bank knows the images that decode.
 
+    What another process is extracting at the moment is waited for.
+
     Args:
         wait: called when this process's share is stored; returns when the others' are.
         complete: called with a question whether all features are there; returns its answer, or waits for a yes.
@@ -252,6 +256,7 @@ def fill_stores(
         progress=progress,
         shard=shard,
         undecodable=config.undecodable,
+        waits=True,
     )
     wait()
     if config.undecodable == "exclude":

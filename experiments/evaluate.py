@@ -77,7 +77,9 @@ class Evaluator:
         objective = self.model.objective(self.task)
         if isinstance(objective, (RetrievalObjective, ScoredObjective)):
             return self.answers_of(self.scores(coalition, partner=partner, removal=removal))
-        return self._each(objective.answers, coalition, self._seen(partner, removal), removal)
+        order, batches = self._batches(objective.answers, coalition, self._seen(partner, removal), removal)
+        found = [answer for batch in batches for answer in batch]
+        return [answer for _, answer in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
     def answers_of(self, scores: Tensor) -> list[Answer]:
         """What scores answer, of one model or averaged."""
@@ -98,23 +100,26 @@ class Evaluator:
             if isinstance(objective, RetrievalObjective):
                 return self._similarity(objective, coalition, seen) * objective.scale.item()
         assert isinstance(objective, ScoredObjective)
-        logits = objective.logits
-        return torch.stack(self._each(lambda states, _: list(logits(states)), coalition, seen, removal))
+        order, found = self._batches(lambda states, _: objective.logits(states), coalition, seen, removal)
+        scores = torch.cat(found)  # whole batches: a row of its own would travel with the batch's memory
+        return torch.empty_like(scores).index_copy_(0, torch.tensor(order), scores)
 
     @torch.no_grad()
-    def _each(
+    def _batches(
         self,
-        head: Callable[[dict[Stream, Encoded], list[Example]], list[Result]],
+        head: Callable[[dict[Stream, Encoded], list[Example]], Result],
         coalition: Coalition,
         seen: Seen,
         removal: Removal,
-    ) -> list[Result]:
-        """What the head gives for each example."""
+    ) -> tuple[list[int], list[Result]]:
+        """What the head gives for each batch, and the places of the batches' examples, one after another.
+
+        Texts of like length share a batch, so that little is padded.
+        """
         objective = self.model.objective(self.task)
-        # Texts of like length share a batch, so that little is padded; results return in the examples' order.
         order = sorted(range(len(self.examples)), key=lambda k: len(self.examples[k].text.split()))
 
-        def of(part: slice) -> list[Result]:
+        def of(part: slice) -> Result:
             batch = [self.examples[k] for k in order[part]]
             features, given = seen([example.image for example in batch], coalition)
             with self._autocast():
@@ -122,8 +127,7 @@ class Evaluator:
             return head({stream: in_float32(found) for stream, found in states.items()}, batch)
 
         with self._standing_in(removal):
-            found = [one for part in self.processes.map(of, self._parts(len(order))) for one in part]
-        return [one for _, one in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+            return order, self.processes.map(of, self._parts(len(order)))
 
     def _similarity(self, objective: RetrievalObjective, coalition: Coalition, seen: Seen) -> Tensor:
         """Cosines of every image with every caption of the split."""

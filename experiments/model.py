@@ -45,6 +45,10 @@ class Group:
         """The same group with its features on a device."""
         return replace(self, features={alias: found.to(device) for alias, found in self.features.items()})
 
+    def pinned(self) -> Group:
+        """The same group with its features where a GPU copies them from by itself."""
+        return replace(self, features={alias: found.pinned() for alias, found in self.features.items()})
+
 
 class TaskModel(nn.Module):
     """One trunk and the heads of one or several tasks.

@@ -135,31 +135,39 @@ def load_encoders(config: RunConfig, device: str) -> dict[str, Encoder]:
     return {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
 
 
-def _do_jobs(
-    workshop: Workshop, share: Share, *, say: Callable[[str], None], finish: Callable[[str], None]
-) -> int:
+def _do_jobs(workshop: Workshop, share: Share, *, say: Callable[[str], None], finish: Callable[[str], None]) -> int:
     """This share of the models and cells: first those that need nothing else, then the controls made of them.
 
     Returns:
         How many models and averages are not there yet, because other shares have them.
     """
-    config = workshop.config
+    config, agree, first = workshop.config, workshop.processes.agree, workshop.processes.first
     jobs = first_jobs(config, galleries=workshop.galleries)
+
+    def missing() -> int:  # as the first process sees it: others may see a file later
+        return agree(sum(not workshop.done(job) for job in jobs))
+
     for job in share.of(jobs):
         workshop.do(job)
         finish(str(job))
     if config.controls != "full":
-        return sum(not workshop.done(job) for job in jobs)
-    if not share.wait(lambda: all(workshop.done(job) for job in jobs)):
-        missing = sum(not workshop.done(job) for job in jobs)
-        say(f"the trained controls wait for {missing} models of other shards: run this again when those are finished")
-        return missing
-    best = workshop.best_single()
-    streams, lacking = workshop.streams(dict.fromkeys(best.values()))
-    for control, why in lacking.items():
-        if share.index == 0 and workshop.accelerator.is_main_process:
+        return missing()
+    if not share.wait(lambda: missing() == 0):
+        lacking = missing()
+        if first:
+            say(
+                f"the trained controls wait for {lacking} models of other shards: run this again when they are finished"
+            )
+        return lacking
+    best = agree(workshop.best_single() if first else {})
+    streams, not_run = workshop.streams(dict.fromkeys(best.values()))
+    for control, why in not_run.items():
+        if share.index == 0 and first:
             say(f"control {control} is not run: {why}")
     later = control_jobs(config, best=best, streams=streams)
+    own = {f"{alias}={spec}": (alias, spec) for job in later for alias, spec in job.encoders.items()}
+    if own:  # by all shares, before any of them is waited for
+        workshop.stock({name: workshop.load(*one) for name, one in own.items()}, shard=share.shard, complete=share.wait)
     averages = [
         [j for j in jobs if (j.kind, j.name, j.seed, len(j.of)) == ("retrained", name, seed, 1)]
         for seed in config.seeds
@@ -172,7 +180,7 @@ def _do_jobs(
         workshop.average(single)
         finish(f"{single[0].name}: averaged, seed {single[0].seed}")
     undone = [not workshop.done(job) for job in later] + [not workshop.averaged(single) for single in averages]
-    return sum(undone)
+    return agree(sum(undone))
 
 
 def _side_files(

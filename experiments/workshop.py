@@ -92,15 +92,25 @@ class Workshop:
         if not job.encoders:
             return self.bank.reading(job.sources)
         encoders = {alias: self.load(alias, spec) for alias, spec in job.encoders.items()}
-        bank = fill_stores(
+        return self.stock(encoders).reading(job.sources)
+
+    def stock(
+        self,
+        encoders: Mapping[str, Encoder],
+        *,
+        shard: Shard = Shard(),  # noqa: B008  an immutable value
+        complete: Callable[[Callable[[], bool]], bool] = lambda ready: ready(),
+    ) -> FeatureBank:
+        """Features of encoders that the run may not have, extracted first; others may do other shards of that."""
+        return fill_stores(
             self.config,
             self.data,
             encoders,
-            shard=Shard(self.processes.index, self.processes.count),
+            shard=shard.within(self.processes.index, self.processes.count),
             progress="bar" if self.accelerator.is_local_main_process else "none",
             wait=self.accelerator.wait_for_everyone,
+            complete=complete,
         )
-        return bank.reading(job.sources)
 
     def model_of(self, job: Job, bank: FeatureBank) -> TaskModel:
         """The job's model: loaded where it was finished before, else trained and saved."""
@@ -316,9 +326,7 @@ class Workshop:
                 cell.write(folder, answers)
 
 
-def build_model(
-    config: RunConfig, data: Mapping[str, TaskData], widths: Mapping[str, int], *, seed: int
-) -> TaskModel:
+def build_model(config: RunConfig, data: Mapping[str, TaskData], widths: Mapping[str, int], *, seed: int) -> TaskModel:
     """A fresh model with a head per task."""
     fusion = FusionModel(config.fusion, widths, seed=seed)
     torch.manual_seed(seed)
@@ -326,4 +334,3 @@ def build_model(
     settings = config.train_of(*data)
     dropout = None if settings.fill == "drop" else make_dropout(widths, settings)
     return TaskModel(fusion, objectives, dropout=dropout)
-

@@ -197,9 +197,12 @@ class FusionModel(nn.Module):
         return self.match_logits(self.encode(text, features, coalition))
 
     def match_logits(self, encoded: Encoded) -> Float[Tensor, " b"]:
-        """Returns the logits of fit of a stream already encoded, averaged over the branches."""
-        logits: Tensor = self.match_head(encoded.pooled)
-        return rearrange(logits, "b k 1 -> b k").mean(dim=1)
+        """Returns the logits of fit of a stream already encoded, averaged over the branches that count."""
+        logits: Tensor = rearrange(self.match_head(encoded.pooled), "b k 1 -> b k")
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        counts = (encoded.pooled != 0).any(dim=2)
+        return (logits * counts).sum(dim=1) / counts.sum(dim=1)
 
     def save(self, folder: Path) -> None:
         """Writes model.safetensors, fusion.json and the tokenizer; `load` needs nothing else."""

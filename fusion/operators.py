@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fusion import OPERATORS
 from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
-from fusion.transformer import Trunk
+from fusion.reading import Reading
+from fusion.transformer import Block, Trunk
 from fusion.trunk import TextTrunk
 from fusion.types import Encoded
 
@@ -39,6 +41,10 @@ class Stream:
     valid: Bool[Tensor, "b n"]
     boxes: Float[Tensor, "b n 4"] | None = None
     done: int = 0
+
+
+GRAPHS = 32
+"""Compiled forms of a layer: training or not, a mask or none, precision, mass asked for. PyTorch gives up after 8."""
 
 
 class FusionOperator(nn.Module, ABC):
@@ -66,6 +72,17 @@ class FusionOperator(nn.Module, ABC):
     def trunks(self) -> list[Trunk]:
         """Returns all trunks, that of the text first."""
         return [module for module in self.modules() if isinstance(module, Trunk)]
+
+    def compile_layers(self) -> None:
+        """Compiles the halves of all blocks, which some operators call one by one, and all readings."""
+        compiler = torch._dynamo.config
+        compiler.recompile_limit = max(compiler.recompile_limit, GRAPHS)
+        for module in self.modules():
+            if isinstance(module, Block):
+                for half in ("attend", "feed"):
+                    setattr(module, half, torch.compile(getattr(module, half), dynamic=True))
+            elif isinstance(module, Reading):
+                module.compile(dynamic=True)
 
     def text_trunk(self) -> Trunk | None:
         """Returns the trunk that a stream without encoders passes; None where there are several."""

@@ -39,8 +39,13 @@ class Features:
     valid: Bool[Tensor, "b n"]
 
     def to(self, device: torch.device | str) -> "Features":
-        """Returns the same features on another device."""
-        return Features(self.tokens.to(device), self.boxes.to(device), self.valid.to(device))
+        """Returns the same features on another device; what is `pinned` is on its way to a GPU when this returns."""
+        ahead = torch.device(device).type == "cuda"
+        return Features(*(part.to(device, non_blocking=ahead) for part in (self.tokens, self.boxes, self.valid)))
+
+    def pinned(self) -> "Features":
+        """Returns the same features in memory from which a GPU copies by itself."""
+        return Features(self.tokens.pin_memory(), self.boxes.pin_memory(), self.valid.pin_memory())
 
     def rows(self, index: slice | Tensor) -> "Features":
         """Returns the chosen rows of the batch: a slice, or a tensor of indices or booleans."""
@@ -94,7 +99,8 @@ class Encoded:
         valid: which tokens are real.
         spans: whose tokens they are: "cls", "text" (its [SEP] included; absent without text), then aliases.
             Tokens in which an operator has mixed encoders belong to the coalition, "clip+dino".
-        pooled: what heads read; k > 1 where an operator keeps branches apart.
+        pooled: what heads read; k > 1 where an operator keeps branches apart. Heads average what they make of the
+            branches, but for those that are all zeros: these do not count in that example.
         attention: only when asked for.
         weight: of each encoder; only when attention is asked for.
     """

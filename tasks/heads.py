@@ -1,11 +1,10 @@
-"""Heads: pooled states of K branches in, logits or embeddings out. Branches share the head, and its outputs
-are averaged.
+"""Heads: pooled states of K branches in, logits or embeddings out. Branches share the head, and its outputs are
+averaged; a branch that is all zeros in an example does not count there.
 """
 
 from __future__ import annotations
 
 import torch
-from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,8 +23,7 @@ class MlpHead(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "b k w"]) -> Float[Tensor, "b c"]:
         logits = self.output(F.gelu(self.norm(self.hidden(pooled))))
-        averaged: Tensor = reduce(logits, "b k c -> b c", "mean")
-        return averaged
+        return over_branches(logits, pooled)
 
     def start_from(self, bias: Float[Tensor, " c"]) -> None:
         """Sets the output bias, so that training starts from known frequencies instead of one half for every
@@ -43,4 +41,12 @@ class Projection(nn.Module):
         self.linear = nn.Linear(width, shared)
 
     def forward(self, pooled: Float[Tensor, "b k w"]) -> Float[Tensor, "b d"]:
-        return F.normalize(reduce(self.linear(pooled), "b k d -> b d", "mean"), dim=-1)
+        return F.normalize(over_branches(self.linear(pooled), pooled), dim=-1)
+
+
+def over_branches(values: Float[Tensor, "b k c"], pooled: Float[Tensor, "b k w"]) -> Float[Tensor, "b c"]:
+    """The mean of what a head makes of each branch, over the branches that count."""
+    if values.shape[1] == 1:
+        return values[:, 0]
+    counts = (pooled != 0).any(dim=2, keepdim=True)
+    return (values * counts).sum(dim=1) / counts.sum(dim=1)

@@ -21,7 +21,7 @@ Stream = Literal["joint", "text", "image"]
 
 @runtime_checkable
 class States(Protocol):
-    """What an objective needs of encoded inputs: `pooled`, of K branches that heads treat alike."""
+    """What an objective needs of encoded inputs: `pooled`, of K branches that heads treat alike (see `tasks.heads`)."""
 
     @property
     def pooled(self) -> Float[Tensor, "b k w"]: ...

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from encoders import load_encoder
 from encoders.base import Encoder, FileEncoder, Rows
+from encoders.durable import PATIENCE
 from encoders.errors import EncoderError, ImageError, StoreError
 from encoders.extract import Shard, extract
 from encoders.images import Undecodable, image_digest
@@ -95,9 +96,16 @@ def test_two_writers_of_one_part_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=said) as caught:
         extract(paths, [Told("told", log=log)], root=root, progress="none")
     assert "\n" not in str(caught.value)
+    second = threading.Thread(
+        target=extract, args=(paths, [Told("told", log=log)]), kwargs={**where, "waits": True}
+    )
+    second.start()
+    second.join(2 * PATIENCE)
+    assert second.is_alive()  # a run waits, and finds the features there
     leave.set()
-    first.join()
-    extract(paths, [Told("told", log=log)], root=root, progress="none")
+    first.join(30)
+    second.join(30)
+    assert not second.is_alive()
     assert encoded(log) == [] and FeatureStore(root, Told("told")).verify() == 1
 
 

@@ -163,11 +163,21 @@ def test_matching_trains_the_model_s_own_head(toy: Toy) -> None:
     assert all(not torch.equal(value, start[name]) for name, value in model.fusion.match_head.state_dict().items())
 
 
-def test_the_trunk_s_blocks_are_compiled_on_request(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **options: asked.append(block))
-    model, _ = toy.train("compiled", compile="blocks", steps=1)
-    assert asked == list(model.fusion.operator.trunks()[0].blocks)
+@pytest.mark.parametrize(("operator", "layers"), [("concat", 4), ("coattention", 12)])
+def test_every_layer_that_runs_is_compiled_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator: str, layers: int
+) -> None:
+    """Two blocks of two halves; in co-attention a second trunk, and two layers of readings each way."""
+    run: set[object] = set()
+
+    def compiling(called: Callable[..., Any], **_: object) -> Callable[..., Any]:
+        return lambda *args, **named: (run.add(called), called(*args, **named))[1]
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    toy = Toy(tmp_path, "gqa")
+    toy.fusion = replace(toy.fusion, operator=operator)
+    toy.train("compiled", compile="blocks", steps=1)
+    assert len(run) == layers
 
 
 def test_epochs_and_steps(toy: Toy) -> None:

@@ -23,6 +23,7 @@ from experiments.training.schedule import learning_rate
 from experiments.training.settings import MODULES, TrainConfig
 from fusion.config import FusionConfig
 from fusion.model import FusionModel
+from tasks import TASKS
 from tasks.base import Example
 from tasks.objectives import ClassificationObjective
 
@@ -165,6 +166,8 @@ def test_the_readers_thread_count_is_its_own() -> None:
         (["train.per_task.gqa.lr=0"], "train.per_task.gqa.lr=0.0 must be positive"),
         (["train.per_task.gqa.precision=bf16"], "set train.precision"),
         (["train.checkpoint_steps=0"], "must be positive"),
+        (["train.weights.gqa=-1"], "train.weights.gqa=-1.0 must not be negative"),
+        ([f"train.weights.{task}=0" for task in TASKS], "0 for all tasks of the run"),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused_by_name(settings: list[str], said: str) -> None:
@@ -193,6 +196,8 @@ def test_what_an_accelerator_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatc
     on_cpu = replace(demo(), device="cpu")
     with pytest.raises(ConfigError, match="nearest on a CPU: bf16"):
         make_accelerator(check(override(on_cpu, ["train.precision=fp16"])))
+    with pytest.raises(ConfigError, match="'mps' has no float64.*nearest: cpu"):
+        make_accelerator(replace(demo(), device="mps"))
     with pytest.raises(ConfigError, match="leaves parts of 32, fewer than the 33 processes: raise the one to 66"):
         check_processes(replace(demo().train, groups=2), 33)
     monkeypatch.setattr("experiments.training.launch.get_available_trackers", lambda: ["tensorboard", "wandb"])

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,22 @@ SIZES = [
 """float32, no dropout; 24 examples in groups of 8; batches of 16 do not divide the splits."""
 
 
-def combine(folder: Path, run: str, *, processes: int) -> subprocess.CompletedProcess[str]:
+def combine(
+    folder: Path,
+    run: str,
+    *,
+    processes: int,
+    tasks: Sequence[str] = ("gqa", "flickr30k"),
+    seeds: Sequence[str] = ("0", "1"),
+    more: Sequence[str] = ("--set", *SIZES),
+) -> subprocess.CompletedProcess[str]:
     # `--multi_gpu` is the launcher that starts processes by itself, on CPUs too; `--cpu` leaves that to MPI.
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     launch += ["--main_process_port", "0"]
     places = ["--runs", str(folder / "runs"), "--cache", str(folder / "cache")]
-    command = ["-m", "experiments.combine", "--ddp", "--preset", "tiny", *places, "--tasks", "gqa", "flickr30k"]
-    seeds = ["--encoders", "vit=demo:vit", "clip=demo:clip", "--seeds", "0", "1", "--run", run, "--set", *SIZES]
-    line = [sys.executable, *(launch if processes > 1 else []), *command, *seeds]
+    command = ["-m", "experiments.combine", "--ddp", "--preset", "tiny", *places, "--tasks", *tasks]
+    command += ["--encoders", "vit=demo:vit", "clip=demo:clip", "--seeds", *seeds, "--run", run, *more]
+    line = [sys.executable, *(launch if processes > 1 else []), *command]
     environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
 
@@ -96,3 +105,14 @@ def test_models_trained_by_two_processes_score_alike(runs: Path) -> None:
             assert abs(after["value"] - before["value"]) <= 0.015, (task, before["encoders"])
     assert json.loads((runs / "two" / "environment.json").read_text())["processes"] == 2
     assert not list((runs / "two").rglob(".tmp-*")) and not list((runs / "two").rglob("*.checkpoints"))
+
+
+def test_two_processes_train_the_controls_together(tmp_path: Path) -> None:
+    """The controls are made of what the first process has written; the second may come before it has."""
+    sizes = ["world_scale=0.004", "train.steps=2", "train.blind_steps=1", "train.validate_steps=2"]
+    more = ["--controls", "full", "--set", *SIZES, *sizes]
+    done = combine(tmp_path, "controls", processes=2, tasks=["gqa"], seeds=["0"], more=more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("report:") == 1 and "wait for" not in done.stdout
+    controls = json.loads((tmp_path / "runs" / "controls" / "results.json").read_text())["tasks"]["gqa"]["controls"]
+    assert {"duplicate", "seeds", "matched", "averaged", "blind", "shuffled"} <= set(controls)

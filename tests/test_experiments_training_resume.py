@@ -147,3 +147,28 @@ def test_a_request_to_stop_waits_for_the_step(toy: Toy, calm: tuple[TaskModel, d
     assert [path.name for path in (toy.folder / "asked").iterdir()] == ["step-00000002"]
     again, found = toy.train("asked", validate=fingerprint, **settings)
     assert without_time(found) == without_time(calm[1]) and same_weights(again, calm[0])
+
+
+@pytest.mark.parametrize(("patience", "validations"), [(1, 2), (None, 4)], ids=["early", "last step"])
+def test_a_request_to_stop_at_the_end_loses_and_adds_nothing(
+    toy: Toy, patience: int | None, validations: int
+) -> None:
+    """A run that had ended early would go on where a later validation is better, as these are."""
+
+    def validation(scores: list[float], *, stops: bool) -> Callable[[TaskModel], dict[str, float]]:
+        def validate(_: TaskModel) -> dict[str, float]:
+            if stops and len(scores) == 5 - validations:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+            return {"gqa": scores.pop(0)}
+
+        return validate
+
+    settings = {**EVERYTHING, "patience": patience}
+    calm, expected = toy.train(f"calm {patience}", validate=validation([0.5, 0.4, 0.8, 0.9], stops=False), **settings)
+    scores = [0.5, 0.4, 0.8, 0.9]
+    with pytest.raises(SystemExit, match="143"):
+        toy.train(f"asked {patience}", validate=validation(scores, stops=True), **settings)
+    again, found = toy.train(f"asked {patience}", validate=validation(scores, stops=False), **settings)
+    assert len(scores) == 4 - validations
+    assert without_time(found) == without_time(expected) and same_weights(again, calm)

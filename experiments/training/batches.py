@@ -41,6 +41,7 @@ class Batches:
 
     Attributes:
         steps: of the whole training, over which VE-dropout warms up.
+        pin: the features are for a GPU.
     """
 
     bank: FeatureBank
@@ -51,6 +52,7 @@ class Batches:
     seed: int
     steps: int
     processes: Processes
+    pin: bool = False
 
     def read(self, draw: Draw) -> Batch:
         """The batch, features included, on the CPU."""
@@ -79,6 +81,8 @@ class Batches:
                 )
                 whole_share = len(whole.examples) / size
                 parts[part].append(Group(draw.task, own, features, coalition, share, whole, whole_share))
+        if self.pin:
+            parts = [[group.pinned() for group in part] for part in parts]
         return Batch(draw.step, draw.task, [part for part in parts if part])
 
     def _whole(self, examples: Sequence[Example]) -> Whole:

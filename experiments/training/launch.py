@@ -5,16 +5,20 @@ Handed the settings; refuses what cannot be honoured before anything is written.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs  # type: ignore[import-untyped]
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs  # type: ignore[import-untyped]
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # type: ignore[import-untyped]
 from accelerate.utils import ProjectConfiguration  # type: ignore[import-untyped]
 
 from experiments.config import RunConfig
 from experiments.errors import ConfigError, near
 from experiments.training.settings import TrainConfig
+
+PATIENCE = timedelta(hours=3)
+"""How long processes wait for one another: while one reads annotations or renders, or has more to extract than they."""
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -27,6 +31,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     names = tracker_names(train.trackers)
     if train.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("train.precision=fp16 needs a GPU, whose loss it scales; nearest on a CPU: bf16")
+    if config.device is not None and config.device.startswith("mps"):
+        raise ConfigError(f"device {config.device!r} has no float64, in which losses are summed; nearest: cpu")
     if config.device is not None and config.device.startswith("cuda:"):
         torch.cuda.set_device(config.device)
     made = Accelerator(
@@ -34,7 +40,10 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         mixed_precision=train.precision,
         log_with=list(names) or None,
         project_config=ProjectConfiguration(logging_dir=str(config.folder / "train" / "trackers")),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
     for where, settings in ({"train": train} | config.train_of_tasks()).items():
         check_processes(settings, made.num_processes, where=where)
@@ -42,11 +51,13 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 
 def on_cpu(device: str | None) -> bool:
-    """Whether processes work on the CPU: asked to, or because there is nothing else.
+    """Whether processes work on the CPU: asked to, or because there is nothing else that has float64.
 
-    Accelerate joins processes on CPUs only where it is told that they are on CPUs.
+    Losses and fills are summed in float64, which Apple's GPUs do not have. Accelerate joins processes on CPUs only
+    where it is told that they are on CPUs.
     """
-    return device == "cpu" or (device is None and not torch.accelerator.is_available())
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return device == "cpu" or (device is None and (found is None or found.type == "mps"))
 
 
 def check_processes(train: TrainConfig, processes: int, *, where: str = "train") -> None:

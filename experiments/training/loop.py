@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ def train_model(
     processes = Processes.of(accelerator)
     dropout = model.dropout or make_dropout(model.fusion.widths, settings)
     objectives = {task: model.objective(task) for task in data}
-    batches = Batches(bank, objectives, settings, dropout, mode, seed, steps, processes)
+    pin = accelerator.device.type == "cuda"
+    batches = Batches(bank, objectives, settings, dropout, mode, seed, steps, processes, pin=pin)
     together = [task for task, objective in objectives.items() if objective.scope == "batch"]
     sampler = Sampler(train, settings, seed=seed, together=together)
     with Interruption() as interruption:
@@ -83,11 +85,9 @@ def train_model(
         source = map(batches.read, sampler.draws(after=loop.progress.step, last=steps))
         threads = 1 if accelerator.device.type == "cpu" else None
         with ReadAhead(source, threads=threads) as ahead, loop.bar(name) as bar:
-            for batch in ahead:
+            for batch in takewhile(lambda _: not loop.stops_early, ahead):  # asked before the first step too
                 loop.step(batch)
                 bar.update(settings.batch_size)
-                if loop.stops_early:
-                    break
         loop.finish()
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes for good
         tracker.finish()
@@ -145,9 +145,7 @@ class Loop:
     ) -> None:
         model.fusion.freeze(settings.freeze)
         if settings.compile == "blocks":
-            for trunk in model.fusion.operator.trunks():
-                for block in trunk.blocks:
-                    block.compile(dynamic=True)
+            model.fusion.operator.compile_layers()
         self.model, self.settings, self.steps, self.seed = model, settings, steps, seed
         self.accelerator, self.processes = accelerator, Processes.of(accelerator)
         self.progress = Progress()
@@ -156,6 +154,8 @@ class Loop:
         self._validate, self._checkpoints, self._interruption = validate, checkpoints, interruption
         self._validations = validation_steps(steps, settings.validate_steps)
         self._running = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        if accelerator.scaler is not None:  # the one at hand has grown with the model before
+            accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)
         self._wrapped, self._optimizer = accelerator.prepare(model, make_optimizer(model, settings))
         self._bar: Any = None
         self._clock = StepClock()
@@ -191,8 +191,9 @@ class Loop:
             self._select()
             self._clock.rest()
         every = self.settings.checkpoint_steps
-        stop = self._asked_to_stop()
-        if batch.step < self.steps and (stop or every is not None and batch.step % every == 0):
+        ends = batch.step == self.steps or self.stops_early
+        stop = self._asked_to_stop(now=ends)
+        if stop or (not ends and every is not None and batch.step % every == 0):
             self._save()
             self._clock.rest()
         if stop:
@@ -254,10 +255,11 @@ class Loop:
                 self._best = {key: plain(tensor) for key, tensor in self.model.state_dict().items()}
         self.accelerator.log({f"select/{task}": score for task, score in scores.items()}, step=self.progress.step)
 
-    def _asked_to_stop(self) -> bool:
+    def _asked_to_stop(self, *, now: bool) -> bool:
+        """Whether one of the processes was; several ask one another every so often, or now."""
         if self.processes.count == 1:
             return self._interruption.asked
-        return self.progress.step % AGREE_STEPS == 0 and self.processes.any(self._interruption.asked)
+        return (now or self.progress.step % AGREE_STEPS == 0) and self.processes.any(self._interruption.asked)
 
     def _save(self) -> None:
         """Writes a checkpoint."""

@@ -58,7 +58,7 @@ class _Pass:
 
 
 class Sampler:
-    """Shuffled passes over each task, tasks drawn by weight.
+    """Shuffled passes over each task, tasks drawn by weight, where there are several.
 
     Args:
         data: training examples of each task.
@@ -76,7 +76,7 @@ class Sampler:
     ) -> None:
         self._data = data
         self._tasks = list(data)
-        self._weights = torch.tensor([config.weights.get(task, 1.0) for task in data])
+        self._weights = torch.tensor([config.weights.get(task, 1.0) if len(data) > 1 else 1.0 for task in data])
         self._generator = torch.Generator().manual_seed(seed)
         self._passes = {
             task: _Pass(
