@@ -227,6 +227,8 @@ def _rows(content: pa.Table, path: Path, table: TaskAnswers | None) -> tuple[np.
         _check_aligned(table.rows, ids, directions, targets, path)
         return order, table.rows
     images = _strings(content, "image")[order]
+    if (images == "").any():
+        raise AnswersError(f"{path} names no image for id {str(ids[images == ''][0])!r}: intervals resample images")
     slices = {
         name.removeprefix(SLICE_PREFIX): _strings(content, name)[order]
         for name in content.column_names

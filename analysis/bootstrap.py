@@ -43,11 +43,12 @@ class Resampler:
             flat = np.bincount(drawn.ravel(), minlength=drawn.size)
             self._counts[rows] = np.minimum(flat.reshape(drawn.shape), 255)
 
-    def draw(self, statistics: Sequence[Statistic], *, images: int | None = None) -> Draws:
+    def draw(self, statistics: Sequence[Statistic], *, images: int | None = None, unit: float = 0.0) -> Draws:
         """Evaluates one statistic per seed; their mean is the point.
 
         Args:
             images: how many images the numbers rest on, where not on all.
+            unit: by how much one example can change them, where they are shares of examples.
         """
         images = self.num_clusters if images is None else images
         ones = np.ones((1, self.num_clusters))
@@ -58,8 +59,8 @@ class Resampler:
             for index, statistic in enumerate(statistics):
                 samples[index, rows] = statistic.values(weights)
         if len(statistics) == 1:
-            return Draws(points[0], samples[0], images=images)
-        return Draws(points.mean(axis=0), samples.mean(axis=0), points, samples, images=images)
+            return Draws(points[0], samples[0], images=images, unit=unit)
+        return Draws(points.mean(axis=0), samples.mean(axis=0), points, samples, images=images, unit=unit)
 
     def _chunks(self, width: int) -> Iterator[slice]:
         step = max(1, CHUNK_ELEMENTS // max(width, 1))

@@ -18,7 +18,7 @@ from analysis.coalition_values import EXACT_UP_TO, Coalition, CoalitionSpace, al
 from analysis.controls import CONTROLS, NOT_CONTROLS
 from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.metric_values import METRICS, logprob_statistic, metric_statistic
+from analysis.metric_values import METRICS, logprob_statistic, metric_statistic, unit_of
 from analysis.run_files import TableMode
 
 
@@ -79,9 +79,8 @@ class Columns:
         rows = self.answers.rows
         per_seed = zip(*(self.cells(name) for name in names), strict=True)
         images = None if keep is None else len(np.unique(rows.clusters[keep]))
-        return resampler.draw(
-            [metric_statistic(self.metric, rows, list(cells), keep=keep) for cells in per_seed], images=images
-        )
+        statistics = [metric_statistic(self.metric, rows, list(cells), keep=keep) for cells in per_seed]
+        return resampler.draw(statistics, images=images, unit=unit_of(self.metric, rows, keep=keep))
 
     def logprob_draws(self, resampler: Resampler) -> Draws | None:
         """Mean log-probability of the target in each coalition; None where some answer has none."""

@@ -26,7 +26,7 @@ from analysis.controls import (
 from analysis.draws import Draws
 from analysis.floor import find_floor
 from analysis.image_use import image_use
-from analysis.leaves import leaf, not_run
+from analysis.leaves import SHARE, is_run, leaf, not_run
 from analysis.metric_values import METRICS
 from analysis.power import detectable_difference, examples_needed
 from analysis.removals import disagreements
@@ -58,7 +58,7 @@ def comparison_results(
         **floor.leaves(n=n, chance=chance),
         **single,
         "controls": controls,
-        "other_modes": {mode: leaf(value, 0, n=n, chance=chance) for mode, value in others.items()},
+        "other_modes": {mode: leaf(value, 0, n=n, chance=chance, bounds=SHARE) for mode, value in others.items()},
         "control_gains": gains,
         "complementarity": complementarity(found, missing, n=n),
         "image_use": image_use(shuffled, n=n, why=missing.get("shuffled", "")),
@@ -94,21 +94,30 @@ def _best_single(
         seed=seed,
     )
     choice = replace(columns, answers=selection).draws(names, chooser)
+    if np.isnan(choice.point).all():
+        why = not_run("no single encoder has a value on the validation answers")
+        return {"best_single": why, "gain_over_best_single": why}
     best = int(np.nanargmax(choice.point))
     full, single = values.columns([space.full]), values.columns([space.column([aliases[best]])])
     n = len(columns.answers.rows.ids)
     return {
         "best_single": {
             "encoder": aliases[best],
-            **leaf(single, 0, n=n, chance=chance),
-            "chosen_on": {a: leaf(choice, c, n=len(selection.rows.ids)) for c, a in enumerate(aliases)},
+            **leaf(single, 0, n=n, chance=chance, bounds=SHARE),
+            "chosen_on": {a: leaf(choice, c, n=len(selection.rows.ids), bounds=SHARE) for c, a in enumerate(aliases)},
         },
         "gain_over_best_single": leaf(full.minus(single), 0, n=n),
     }
 
 
-def verdict_entries(columns: Columns, values: Draws, sensitivity: dict[str, Any]) -> list[dict[str, Any]]:
-    """Per encoder the gain that it brings, its p-value before correction, and what the design could have found."""
+def verdict_entries(
+    columns: Columns, values: Draws, sensitivity: dict[str, Any], *, comparisons: int
+) -> list[dict[str, Any]]:
+    """Per encoder the gain that it brings, its p-value before correction, and what the design could have found.
+
+    Args:
+        comparisons: of the whole run, over which p-values will be corrected.
+    """
     space, n = columns.space, len(columns.answers.rows.ids)
     gains = values.linear(space.leave_one_out())
     entries = []
@@ -116,17 +125,13 @@ def verdict_entries(columns: Columns, values: Draws, sensitivity: dict[str, Any]
         gain = leaf(gains, column, n=n)
         p, method = _p_value(columns, gains, column, [other for other in space.aliases if other != alias])
         test: Literal["normal", "exact"] = "exact" if method == EXACT else "normal"
-        entries.append(
-            {
-                "encoder": alias,
-                "gain": gain,
-                "p": round(p, 9),
-                "p_method": method,
-                "detectable": round(detectable_difference(gains, column), 6),
-                "needed": examples_needed(gains, column, n=n, comparisons=len(space.aliases), test=test),
-                "lacking": disagreements(sensitivity, alias, gain=gain),
-            }
-        )
+        entry = {"encoder": alias, "gain": gain, "p": round(p, 9), "p_method": method}
+        if is_run(gain):
+            entry["detectable"] = round(detectable_difference(gains, column, comparisons=comparisons), 6)
+            entry["needed"] = examples_needed(gains, column, n=n, comparisons=comparisons, test=test)
+        else:
+            entry |= {"detectable": dict(gain), "needed": dict(gain)}
+        entries.append({**entry, "lacking": disagreements(sensitivity, alias, gain=gain)})
     return entries
 
 

@@ -20,7 +20,7 @@ from analysis.bootstrap import Resampler
 from analysis.coalition_values import CoalitionSpace
 from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.leaves import Leaf, is_run, leaf, not_run
+from analysis.leaves import SHARE, Leaf, is_run, leaf, not_run
 from analysis.metric_values import METRICS, MeanStatistic
 from analysis.sampled import estimate
 
@@ -92,7 +92,7 @@ class Contributions:
         if not self.space.complete:
             return not_run(SAMPLED)
         found = self.values.apply(self.space.interaction_share)
-        return leaf(found, 0, n=self.n, undefined="undefined: all coalitions score alike")
+        return leaf(found, 0, n=self.n, undefined="undefined: all coalitions score alike", bounds=SHARE)
 
     def rates(self) -> dict[str, Any]:
         """CUR and information gap, which only a metric with a natural zero has."""
@@ -159,6 +159,8 @@ def contribution_share(
 ) -> dict[str, Leaf] | Leaf:
     """Mean over examples of |phi_e| / sum over f of |phi_f|, of the examples' own Shapley values (signs lost).
 
+    `n` counts the examples that coalitions score differently, on average over seeds.
+
     Args:
         seeds: per seed the cells of all coalitions, in the space's order.
     """
@@ -166,9 +168,9 @@ def contribution_share(
         return not_run("defined for means over examples with all coalitions evaluated")
     statistics = [_share_statistic(rows, cells, space) for cells in seeds]
     draws = resampler.draw(statistics)
-    n = len(rows.ids)
+    n = round(sum(float(statistic.counts.sum()) for statistic in statistics) / len(statistics))
     why = "undefined: no example is scored differently by different coalitions"
-    return {alias: leaf(draws, column, n=n, undefined=why) for column, alias in enumerate(space.aliases)}
+    return {alias: leaf(draws, column, n=n, undefined=why, bounds=SHARE) for column, alias in enumerate(space.aliases)}
 
 
 def _share_statistic(rows: Rows, cells: Sequence[Cell], space: CoalitionSpace) -> MeanStatistic:

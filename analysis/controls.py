@@ -33,7 +33,7 @@ from typing import Any, Literal
 from analysis.answers import CellName, TaskAnswers
 from analysis.coalition_values import coalition_name
 from analysis.draws import Draws
-from analysis.leaves import Leaf, is_run, leaf, not_run
+from analysis.leaves import SHARE, Leaf, is_run, leaf, not_run
 from analysis.power import LEVEL
 
 MadeOf = Literal["none", "all", "one"]
@@ -133,7 +133,7 @@ def control_leaves(
             values[mode] = not_run("without images retrieval is chance by definition" if blind else missing[mode])
             continue
         strongest = max(found[mode], key=lambda comparison: float(comparison.value.point[0]))
-        values[mode] = {"encoders": strongest.encoders, **leaf(strongest.value, 0, n=n, chance=chance)}
+        values[mode] = {"encoders": strongest.encoders, **leaf(strongest.value, 0, n=n, chance=chance, bounds=SHARE)}
         gains[mode] = leaf(strongest.gain, 0, n=n)
     return values, gains
 

@@ -94,15 +94,21 @@ def flip_table(name: str, task: dict[str, Any]) -> Table | None:
 def control_table(name: str, task: dict[str, Any]) -> Table:
     """Controls, and the gain of all encoders over each; what was not run says why."""
     known = {**task["controls"], **task["other_modes"]}
-    tested = {one["control"]: one for one in task["complementarity"]["comparisons"]}
+    tested = {(one["control"], tuple(one["encoders"])): one for one in task["complementarity"]["comparisons"]}
     rows = []
     for label, leaf in known.items():
         made_of = coalition_words(leaf["encoders"]) if "encoders" in leaf else "–"
         gain = difference(task["control_gains"][label]) if label in task["control_gains"] else Cell("–")
-        p = p_value(tested[label]["p_holm"]) if label in tested else Cell("–")
-        rows.append([Cell(label), Cell(made_of), share(leaf), gain, p])
+        one = tested.pop((label, tuple(leaf.get("encoders", ()))), None)
+        rows.append([Cell(label), Cell(made_of), share(leaf), gain, _holm(one)])
+    for (label, encoders), one in tested.items():  # made of another encoder as well, with which it is weaker
+        rows.append([Cell(label), Cell(coalition_words(encoders)), Cell("–"), difference(one["gain"]), _holm(one)])
     head = ("control", "made of", metric_title(task["metric"]), "all encoders gain", "p (Holm)")
     return Table(f"{name}-controls", "Controls", head, rows, shown=True)
+
+
+def _holm(comparison: dict[str, Any] | None) -> Cell:
+    return Cell("–") if comparison is None or not is_run(comparison["gain"]) else p_value(comparison["p_holm"])
 
 
 def removal_table(name: str, task: dict[str, Any]) -> Table | None:

@@ -39,9 +39,11 @@ def _by_size(entries: Sequence[dict[str, Any]]) -> list[tuple[str, list[int]]]:
 
 
 @styled
-def coalition_figure(name: str, task: dict[str, Any], encoders: list[str]) -> Drawing:
+def coalition_figure(name: str, task: dict[str, Any], encoders: list[str]) -> Drawing | None:
     """Value of every coalition above a dot matrix of its members (as UpSet plots do), best to the right."""
     shown = sorted((e for e in task["coalitions"] if is_run(e)), key=lambda e: float(e["value"]))
+    if not shown:
+        return None
     shown = shown[-MOST_COALITIONS:]
     figure, (top, dots) = canvas(WIDTH, 2.2 + 0.19 * len(encoders), rows=[3.0, 0.34 * len(encoders)])
     for colour, places in _by_size(shown):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from analysis.draws import Draws
-from analysis.leaves import leaf
+from analysis.leaves import SHARE, leaf
 
 FloorSource = Literal["empty coalition", "blind model", "chance by definition"]
 
@@ -26,7 +26,7 @@ class Floor:
     def leaves(self, *, n: int, chance: float) -> dict[str, Any]:
         """The two leaves of results.json."""
         return {
-            "floor": {"source": self.source, **leaf(self.draws, 0, n=n, chance=chance)},
+            "floor": {"source": self.source, **leaf(self.draws, 0, n=n, chance=chance, bounds=SHARE)},
             "gain_over_floor": leaf(self.draws, 1, n=n),
         }
 

@@ -138,7 +138,7 @@ def shared_information(answers: TaskAnswers, metric: str, solo: Mapping[str, Seq
             return decompose(joint.reshape(-1, *shape)).reshape(*joint.shape[:-1], len(PARTS))
 
         statistics = [mean_statistic(_indicators(shape, target, *both), rows) for both in seeds]
-        found = resampler.draw(statistics).apply(parts)
+        found = resampler.draw(statistics).each(parts)
         chance = [_indicators(shape, one, *both).mean(axis=0) for one in shuffled for both in seeds]
         by_chance = parts(np.stack(chance)).mean(axis=0)
         entries.append({"encoders": list(pair), **_leaves(found, by_chance, n=len(rows.ids))})

@@ -21,7 +21,7 @@ from analysis.draws import Draws
 from analysis.fronts import COSTS, cost_of_coalition
 from analysis.image_use import MARGIN
 from analysis.leaves import Leaf, is_run, leaf, not_run
-from analysis.metric_values import metric_statistic
+from analysis.metric_values import metric_statistic, unit_of
 from analysis.results import NUM_RESAMPLES
 from analysis.verdict import Finding, finding, holm
 
@@ -126,9 +126,10 @@ def _draws(
     if len(answers.seeds) != len(first.seeds):
         return f"{len(answers.seeds)} seeds, the first run has {len(first.seeds)}"
     metric = results["tasks"][answers.task]["metric"]
-    cells = answers.across_seeds(CellName("masked", "drop", coalition_name(results["encoders"])))
+    mode = results["tasks"][answers.task]["coalitions"][-1]["mode"]
+    cells = answers.across_seeds(CellName(mode, "drop", coalition_name(results["encoders"])))
     assert cells is not None, "results hold this coalition"
-    return resampler.draw([metric_statistic(metric, rows, [cell]) for cell in cells])
+    return resampler.draw([metric_statistic(metric, rows, [cell]) for cell in cells], unit=unit_of(metric, rows))
 
 
 def _against(mine: Draws | str, first: Draws | str, *, n: int) -> dict[str, Any]:

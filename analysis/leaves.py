@@ -13,6 +13,9 @@ from analysis.draws import Draws
 
 Leaf = dict[str, Any]
 DIGITS = 6
+SHARE = (0.0, 1.0)
+CORRELATION = (-1.0, 1.0)
+UP_TO_ONE = (-math.inf, 1.0)
 
 
 def not_run(why: str) -> Leaf:
@@ -21,7 +24,13 @@ def not_run(why: str) -> Leaf:
 
 
 def leaf(
-    draws: Draws, column: int, *, n: int, chance: float | None = None, undefined: str = "undefined"
+    draws: Draws,
+    column: int,
+    *,
+    n: int,
+    chance: float | None = None,
+    undefined: str = "undefined",
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Leaf:
     """One column of draws as a leaf.
 
@@ -29,11 +38,14 @@ def leaf(
         n: how many examples the number rests on.
         chance: what guessing would give, where that has a meaning.
         undefined: the reason to give where the number does not exist.
+        bounds: what the number can be at all; the interval ends there.
     """
-    point, interval = float(draws.point[column]), draws.interval(column)
-    if not math.isfinite(point) or interval is None:
-        return not_run(undefined)
-    result: Leaf = {"value": rounded(point), "ci95": [rounded(end) for end in interval], "n": n}
+    interval = draws.interval(column)
+    if interval is None:
+        why = draws.why_no_interval(column)
+        return not_run(undefined if why == "undefined" else str(why))
+    ends = [rounded(min(max(end, bounds[0]), bounds[1])) for end in interval]
+    result: Leaf = {"value": rounded(float(draws.point[column])), "ci95": ends, "n": n}
     if chance is not None:
         result["chance"] = rounded(chance)
     return result

@@ -141,6 +141,17 @@ def metric_statistic(
     return _over_directions(scores, rows, kept)
 
 
+def unit_of(metric: str, rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> float:
+    """By how much one example can change the metric over the kept rows: 0 where there is none."""
+    kept = np.ones(len(rows.ids), dtype=bool) if keep is None else keep
+    of = {"auroc": rows.targets, "directions": rows.directions, "mean": np.zeros(len(rows.ids))}[METRICS[metric]]
+    counts = np.unique(of[kept], return_counts=True)[1]
+    if not len(counts):
+        return 0.0
+    # A query of one direction moves the mean of both; a meme moves its pairs with all memes of the other class.
+    return float(1 / counts.min() / (len(counts) if METRICS[metric] == "directions" else 1))
+
+
 def _over_directions(
     columns: Float[np.ndarray, "n k"], rows: Rows, kept: Bool[np.ndarray, " n"]
 ) -> Statistic:

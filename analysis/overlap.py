@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from analysis.answers import Cell, TaskAnswers
 from analysis.bootstrap import Resampler
 from analysis.draws import Draws
-from analysis.leaves import Leaf, leaf, not_run
+from analysis.leaves import CORRELATION, SHARE, UP_TO_ONE, Leaf, leaf, not_run
 from analysis.metric_values import METRICS, correctness, mean_statistic
 
 QUANTITIES = ("union", "disagreement", "double_fault", "q", "error_consistency", "union_independent")
@@ -76,9 +76,15 @@ def pair_overlap(answers: TaskAnswers, metric: str, resampler: Resampler, solo: 
     for pair in combinations(solo, 2):
         cells = [solo[alias] for alias in pair]
         draws = drawn_shares(answers, metric, resampler, first=cells[0], second=cells[1])
-        found = draws.apply(overlap_quantities)
+        found = draws.each(overlap_quantities)
         leaves = {
-            name: leaf(found, column, n=n, undefined=UNDEFINED.get(name, "undefined"))
+            name: leaf(
+                found,
+                column,
+                n=n,
+                undefined=UNDEFINED.get(name, "undefined"),
+                bounds=CORRELATION if name in UNDEFINED else SHARE,
+            )
             for column, name in enumerate(QUANTITIES)
         }
         entries.append(
@@ -103,8 +109,9 @@ def _capa(answers: TaskAnswers, metric: str, resampler: Resampler, cells: Sequen
         for a, b in zip(*cells, strict=True)
     ]
     draws = resampler.draw([mean_statistic(one, answers.rows) for one in columns])
-    found = draws.apply(lambda table: capa(table, num_options=options))
-    result = leaf(found, 0, n=len(answers.rows.ids), undefined="undefined: both are always right")
+    found = draws.each(lambda table: capa(table, num_options=options))
+    n = len(answers.rows.ids)
+    result = leaf(found, 0, n=n, undefined="undefined: both are always right", bounds=UP_TO_ONE)
     return {**result, "options": options}
 
 
@@ -122,7 +129,7 @@ def _against_seeds(
     draws = resampler.draw([mean_statistic(one, answers.rows) for one in pseudo_values(columns)])
     n = len(answers.rows.ids)
     gain = draws.linear(np.array([[-1.0, 1.0]]))
-    return {"union_seeds": leaf(draws, 0, n=n), "union_gain_over_seeds": leaf(gain, 0, n=n)}
+    return {"union_seeds": leaf(draws, 0, n=n, bounds=SHARE), "union_gain_over_seeds": leaf(gain, 0, n=n)}
 
 
 def _unions(first: Bool[np.ndarray, "s n"], second: Bool[np.ndarray, "s n"]) -> Float[np.ndarray, "s n"]:
@@ -154,10 +161,13 @@ def exclusive_sets(
         for cells in zip(*solo.values(), strict=True)
     ]
     columns = [np.eye(count)[np.asarray(code)] for code in codes]
-    draws = resampler.draw([mean_statistic(one, answers.rows) for one in columns])
     n = len(answers.rows.ids)
+    draws = resampler.draw([mean_statistic(one, answers.rows) for one in columns], unit=1 / n)
     return [
-        {"encoders": [alias for place, alias in enumerate(aliases) if code >> place & 1], **leaf(draws, code, n=n)}
+        {
+            "encoders": [alias for place, alias in enumerate(aliases) if code >> place & 1],
+            **leaf(draws, code, n=n, bounds=SHARE),
+        }
         for code in range(count)
         if draws.point[code] > 0
     ]
@@ -174,10 +184,14 @@ def ensemble_overlap(
         return np.column_stack([singles.any(axis=1), correctness(metric, whole[seed]), singles]).astype(np.float64)
 
     draws = resampler.draw([mean_statistic(columns(seed), answers.rows) for seed in range(len(whole))])
-    found = draws.apply(_ensemble)
+    found = draws.each(_ensemble)
     undefined = "undefined: the union is no better than the best single encoder"
     n = len(answers.rows.ids)
-    return {name: leaf(found, column, n=n, undefined=undefined) for column, name in enumerate(ENSEMBLE)}
+    bounds = {"headroom_captured": UP_TO_ONE}
+    return {
+        name: leaf(found, column, n=n, undefined=undefined, bounds=bounds.get(name, SHARE))
+        for column, name in enumerate(ENSEMBLE)
+    }
 
 
 def _ensemble(table: Float[np.ndarray, "*r k"]) -> Float[np.ndarray, "*r 4"]:
@@ -194,4 +208,5 @@ def drawn_shares(
     """Shares of both right, only the first, only the second, neither."""
     pairs = zip(first, second, strict=True)
     shares = [right_and_wrong(correctness(metric, a), correctness(metric, b)) for a, b in pairs]
-    return resampler.draw([mean_statistic(columns, answers.rows) for columns in shares])
+    statistics = [mean_statistic(columns, answers.rows) for columns in shares]
+    return resampler.draw(statistics, unit=1 / len(answers.rows.ids))

@@ -21,7 +21,7 @@ from scipy.stats import rankdata  # type: ignore[import-untyped]
 from analysis.answers import CellName, TaskAnswers
 from analysis.coalition_values import Coalition, CoalitionSpace, coalition_name
 from analysis.draws import Draws
-from analysis.leaves import Leaf, is_run, leaf, not_run
+from analysis.leaves import CORRELATION, Leaf, is_run, leaf, not_run
 
 REMOVALS = ("zero", "mean", "permuted")
 RETRAINED = "retrained"
@@ -67,7 +67,7 @@ class OtherValues:
         if len(self.coalitions) < FEWEST_TO_RANK:
             return not_run(f"needs {FEWEST_TO_RANK} coalitions, has {len(self.coalitions)}")
         found = self.values.beside(self.default).apply(rank_correlation)
-        ranked = leaf(found, 0, n=n, undefined="undefined: all coalitions tie")
+        ranked = leaf(found, 0, n=n, undefined="undefined: all coalitions tie", bounds=CORRELATION)
         return {**ranked, "coalitions": len(self.coalitions)}
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from analysis.answers import Cell, TaskAnswers
 from analysis.bootstrap import Resampler
-from analysis.leaves import leaf, not_run
+from analysis.leaves import SHARE, leaf, not_run
 from analysis.metric_values import correctness
 from analysis.overlap import drawn_shares
 from analysis.verdict import mcnemar_exact
@@ -37,8 +37,8 @@ def flips(
     for alias, cells in without.items():
         draws = drawn_shares(answers, metric, resampler, first=whole, second=cells)
         result[alias] = {
-            "rescue": leaf(draws, 1, n=n),
-            "harm": leaf(draws, 2, n=n),
+            "rescue": leaf(draws, 1, n=n, bounds=SHARE),
+            "harm": leaf(draws, 2, n=n, bounds=SHARE),
             "mcnemar": _mcnemar(answers, metric, whole, cells),
             "rescued": _examples(answers, metric, right=whole, wrong=cells, whole=whole, without=cells),
             "harmed": _examples(answers, metric, right=cells, wrong=whole, whole=whole, without=cells),

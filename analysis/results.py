@@ -41,6 +41,7 @@ def assemble(run_folder: Path | str, *, num_resamples: int = NUM_RESAMPLES, seed
     files = read_run_files(folder)
     answers = load_answers(folder)
     attention = read_attention(folder)
+    order = _task_order(files, answers)
     tasks = {
         task: task_results(
             answers.evaluation[task],
@@ -49,8 +50,9 @@ def assemble(run_folder: Path | str, *, num_resamples: int = NUM_RESAMPLES, seed
             attention,
             num_resamples=num_resamples,
             seed=seed,
+            comparisons=len(order) * len(files.encoders),
         )
-        for task in _task_order(files, answers)
+        for task in order
     }
     finish_verdicts(tasks, num_resamples=num_resamples)
     add_texts(folder, tasks)

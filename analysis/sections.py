@@ -68,7 +68,9 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
             {
                 "encoder": e["encoder"],
                 "grade": e["grade"],
-                "text": verdict_sentence(e, task["interaction"], task["overlap"]),
+                "text": verdict_sentence(
+                    e, task["interaction"], task["overlap"], may_be_ceiling="not_run" in task["logprob"]
+                ),
                 "action": e["action"],
             }
             for e in task["verdict"]

@@ -86,7 +86,10 @@ def error_lines(task: dict[str, Any]) -> list[str]:
 
 
 def slice_lines(task: dict[str, Any], encoders: Sequence[str]) -> list[str]:
-    """Where each encoder contributes most, and where beside that nothing of it is shown."""
+    """The largest contribution of each encoder that is shown, and where beside that nothing of it is.
+
+    The largest of several is not shown to be larger than the others, and its value flatters it.
+    """
     if not task["slices"]:
         return []
     told = {name: values for name, values in task["slices"].items() if name != BY_ANSWER}
@@ -111,7 +114,8 @@ def _slice_words(alias: str, slices: Mapping[str, Mapping[str, Any]]) -> str:
     if not shown:
         return f"{alias}: no slice shows a contribution that survives correction."
     name, value, most = max(shown, key=lambda each: float(each[2]["value"]))
-    said = f"{alias} contributes most to {short(name)} = {short(value)}: {points(most)}, BH {p_words(most['p_bh'])}"
+    where = f"{short(name)} = {short(value)}"
+    said = f"{alias}: the largest contribution shown is to {where}: {points(most)}, BH {p_words(most['p_bh'])}"
     nothing = [(other, one) for column, other, one in found if column == name and one["ci95"][0] <= 0 <= one["ci95"][1]]
     least = sorted(nothing, key=lambda each: abs(each[1]["value"]))[:NOTHING_SHOWN]
     if least:
@@ -169,7 +173,7 @@ def front_lines(task: dict[str, Any], cost: Mapping[str, Any]) -> list[str]:
             size = points(found[encoders])
             lines.append(
                 f"Cheapest within {MARGIN_WORDS} of all encoders (by {what}): {coalition_words(encoders)}, which lacks "
-                f"{size}."
+                f"{size}, an interval that is not corrected for the search."
             )
     return lines
 

@@ -50,11 +50,18 @@ def debiased_linear_cka(first: Float[np.ndarray, "n d"], second: Float[np.ndarra
         raise ValueError(
             f"CKA needs the same 4 or more images on both sides, got {len(first)} and {len(second)}"
         )
-    # Centring changes nothing in exact arithmetic and much in floating point.
-    first = np.asarray(first, dtype=np.float64) - np.mean(first, axis=0, dtype=np.float64)
-    second = np.asarray(second, dtype=np.float64) - np.mean(second, axis=0, dtype=np.float64)
+    # Centring and scaling change nothing in exact arithmetic and much in floating point.
+    first, second = _standardised(first), _standardised(second)
     scale = debiased_hsic(first, first) * debiased_hsic(second, second)
     return debiased_hsic(first, second) / float(np.sqrt(scale)) if scale > 1e-24 else float("nan")
+
+
+def _standardised(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Centred, and scaled to a mean squared length of 1; a constant stays zeros."""
+    centred = np.asarray(features, dtype=np.float64) - np.mean(features, axis=0, dtype=np.float64)
+    size = float(np.sqrt((centred**2).sum(axis=1).mean()))
+    magnitude = float(np.abs(features).max(initial=0.0))
+    return centred / size if size > 1e-12 * magnitude else np.zeros_like(centred)
 
 
 def cka_leaf(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "n e"]) -> Leaf:

@@ -20,7 +20,7 @@ from analysis.comparisons import comparison_results, verdict_entries
 from analysis.contributions import Contributions, contribution_share, in_log_probability, in_the_metric
 from analysis.draws import Draws
 from analysis.information import shared_information
-from analysis.leaves import Leaf, leaf, not_run
+from analysis.leaves import SHARE, Leaf, leaf, not_run
 from analysis.metric_values import METRICS, metric_of, secondary_statistic
 from analysis.overlap import CONVENTION, ensemble_overlap, exclusive_sets, pair_overlap
 from analysis.removals import REMOVALS, RETRAINED, OtherValues, removal_cells
@@ -62,8 +62,13 @@ def task_results(
     *,
     num_resamples: int,
     seed: int,
+    comparisons: int,
 ) -> dict[str, Any]:
-    """One task's entry; claims and verdicts still lack what is corrected over all tasks."""
+    """One task's entry; claims and verdicts still lack what is corrected over all tasks.
+
+    Args:
+        comparisons: encoders of all tasks of the run, over which verdicts are corrected.
+    """
     baseline = files.baseline(answers.task)
     any_cell = next(iter(answers.cells[answers.seeds[0]].values()))
     metric = metric_of(answers.task, baseline.get("metric"), answers.rows, any_cell)
@@ -98,7 +103,7 @@ def task_results(
         **compared,
         "slices": slice_results(answers.rows, columns, context.space, resampler, chance=chance),
         "secondary": _secondary(context),
-        "verdict": verdict_entries(columns, values, sensitivity),
+        "verdict": verdict_entries(columns, values, sensitivity, comparisons=comparisons),
     }
 
 
@@ -106,7 +111,7 @@ def _coalition_leaves(context: TaskContext) -> list[dict[str, Any]]:
     leaves = []
     for column, coalition in enumerate(context.space.coalitions):
         entry = {"encoders": list(coalition), "mode": context.columns.mode, "removal": "drop"}
-        entry.update(leaf(context.values, column, n=context.n, chance=context.chance))
+        entry.update(leaf(context.values, column, n=context.n, chance=context.chance, bounds=SHARE))
         if column == 0 and context.columns.empty_by_definition:
             entry["by_definition"] = "chance"
         leaves.append(entry)
@@ -194,7 +199,11 @@ def _secondary(context: TaskContext) -> dict[str, Leaf]:
             continue
         draws = context.resampler.draw(statistics)
         for column, name in enumerate(found[0][0]):
-            result[prefix + name] = leaf(draws, column, n=context.n)
             if name == "rsum":
+                result[prefix + name] = leaf(draws, column, n=context.n, bounds=(0.0, 600.0))
                 result[prefix + name]["unit"] = "sum of six recalls in points, 0 to 600"
+                continue
+            direction = name.partition("_")[2] if METRICS[columns.metric] == "directions" else ""
+            n = int((context.answers.rows.directions == direction).sum()) if direction else context.n
+            result[prefix + name] = leaf(draws, column, n=n, bounds=SHARE)
     return result

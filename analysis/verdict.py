@@ -1,11 +1,11 @@
 """From numbers to grades: what may be claimed about each encoder, and about all of them together.
 
 Handed the paired leave-one-out gain of each encoder with its p-value and the task's comparisons with its controls;
-hands on grades, what keeps them from being higher, and the claim of complementarity. A model that does not beat its
-floor says nothing about its encoders, least of all that they are redundant. Grades: `established` (needs three seeds,
-removals that agree and gains over every control), `suggestive`, `undetermined`, `redundant` (the interval lies within
-the equivalence margin) and `harmful`. p-values are corrected after Holm: those of encoders over all encoders and tasks
-of a run, those of controls over all its comparisons with controls.
+hands on grades, what keeps them from being higher, and the claim of complementarity. A model that is not shown to beat
+its floor says nothing about its encoders, least of all that they are redundant. Grades: `established` (needs three
+seeds, removals that agree and gains over every control), `suggestive`, `undetermined`, `redundant` (the interval lies
+within the equivalence margin) and `harmful`. p-values are corrected after Holm: those of encoders over all encoders and
+tasks of a run, those of controls over all its comparisons with controls.
 """
 
 from __future__ import annotations
@@ -35,7 +35,14 @@ ACTIONS: dict[Grade, str] = {
     "harmful": "drop, and confirm with more seeds",
 }
 UNLEARNED = "all encoders together do not beat the floor"
-UNLEARNED_ACTION = "undecided: the model has not learned the task, train it longer or otherwise"
+UNSHOWN = "all encoders together are not shown to beat the floor"
+UNCOMPARED = "the gain of all encoders together over the floor is not known"
+UNDECIDABLE = {
+    UNLEARNED: "undecided: the model has not learned the task, train it longer or otherwise",
+    UNSHOWN: "undecided: evaluate more examples or seeds, or train longer",
+    UNCOMPARED: "undecided: evaluate examples on which the floor and all encoders have a value",
+}
+"""What tells nothing about single encoders -> what to do. Only the first says that the model learned nothing."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -82,8 +89,8 @@ def finding(difference: Leaf, p_holm: float) -> Finding:
 
 
 def grade(gain: Leaf, p_holm: float, lacking: Sequence[str]) -> Grade:
-    """The grade of one encoder from its paired gain; undetermined where the model learned nothing."""
-    if not is_run(gain) or UNLEARNED in lacking:
+    """The grade of one encoder from its paired gain; undetermined where all together are not above the floor."""
+    if not is_run(gain) or undecidable(lacking):
         return "undetermined"
     grades: dict[Finding, Grade] = {
         "equivalent": "redundant",
@@ -94,22 +101,51 @@ def grade(gain: Leaf, p_holm: float, lacking: Sequence[str]) -> Grade:
     return grades[finding(gain, p_holm)]
 
 
+def undecidable(lacking: Sequence[str]) -> str | None:
+    """What of it tells nothing about single encoders."""
+    return next((reason for reason in UNDECIDABLE if reason in lacking), None)
+
+
 def finish_verdicts(tasks: dict[str, dict[str, Any]], *, num_resamples: int) -> None:
     """Fills in corrected p-values, claims, grades and actions over all tasks of a run, in place."""
-    comparisons = [one for task in tasks.values() for one in task["complementarity"]["comparisons"]]
-    for one, p_holm in zip(comparisons, holm([one["p"] for one in comparisons]), strict=True):
-        one["p_holm"] = round(p_holm, 9)
+    _correct([one for task in tasks.values() for one in task["complementarity"]["comparisons"]])
     for task in tasks.values():
         finish_claim(task["complementarity"])
     entries = [(task, entry) for task in tasks.values() for entry in task["verdict"]]
-    corrected = holm([entry["p"] for _, entry in entries])
-    for (task, entry), p_holm in zip(entries, corrected, strict=True):
+    compared = _correct([entry for _, entry in entries])
+    for task, entry in entries:
         entry["lacking"] = [*_lacking_of_task(task), *entry["lacking"], *_too_few(task, entries, num_resamples)]
-        entry["p_holm"] = round(p_holm, 9)
-        entry["grade"] = grade(entry["gain"], p_holm, entry["lacking"])
-        entry["action"] = UNLEARNED_ACTION if UNLEARNED in entry["lacking"] else ACTIONS[entry["grade"]]
-        entry["comparisons"] = len(entries)
-        entry["replaceable_by"] = _partners(entry, task["interaction"])
+        entry["grade"] = grade(entry["gain"], entry["p_holm"], entry["lacking"])
+        reason = undecidable(entry["lacking"])
+        entry["action"] = ACTIONS[entry["grade"]] if reason is None else UNDECIDABLE[reason]
+        entry["comparisons"] = compared
+        entry["replaceable_by"] = _partners(entry, task)
+    for task in tasks.values():
+        _not_all(task)
+
+
+def _correct(comparisons: Sequence[dict[str, Any]]) -> int:
+    """Fills in Holm's p, in place, and returns over how many; a gain that was not computed is no comparison."""
+    tested = [one for one in comparisons if is_run(one["gain"])]
+    for one in comparisons:
+        one["p_holm"] = 1.0
+    for one, p_holm in zip(tested, holm([one["p"] for one in tested]), strict=True):
+        one["p_holm"] = round(p_holm, 9)
+    return len(tested)
+
+
+def _not_all(task: dict[str, Any]) -> None:
+    """Says, in place, where encoders may each be dropped but not all of them: duplicates stand in for one another."""
+    redundant = [entry for entry in task["verdict"] if entry["grade"] == "redundant"]
+    names = [entry["encoder"] for entry in redundant]
+    rest = [entry["encoder"] for entry in task["verdict"] if entry["encoder"] not in names]
+    found = next((one for one in task["shortfall"] if one["encoders"] == rest), None)
+    if len(names) < 2 or found is None or (is_run(found) and found["ci95"][1] <= MARGIN):
+        return
+    for entry in redundant:
+        others = " or ".join(name for name in names if name != entry["encoder"])
+        entry["action"] = f"may be dropped without a loss above the margin, but not together with {others}"
+        entry["together"] = {**found, "encoders": names}
 
 
 def _lacking_of_task(task: dict[str, Any]) -> list[str]:
@@ -120,8 +156,11 @@ def _lacking_of_task(task: dict[str, Any]) -> list[str]:
     lacking += task["complementarity"]["lacking"]
     if task["image_use"].get("state") == "image-blind":
         lacking.append("the evaluation does not look at the image")
-    if not (is_run(task["gain_over_floor"]) and task["gain_over_floor"]["ci95"][0] > 0):
-        lacking.append(UNLEARNED)
+    gain = task["gain_over_floor"]
+    if not is_run(gain):
+        lacking.append(UNCOMPARED)
+    elif gain["ci95"][0] <= 0:
+        lacking.append(UNLEARNED if gain["ci95"][1] <= MARGIN else UNSHOWN)
     return lacking
 
 
@@ -132,10 +171,17 @@ def _too_few(task: dict[str, Any], entries: Sequence[Any], num_resamples: int) -
     return [f"{num_resamples} resamples, too few for {len(entries)} comparisons"]
 
 
-def _partners(entry: dict[str, Any], interactions: list[dict[str, Any]]) -> list[str]:
-    """Encoders whose interaction with this one is negative beyond the margin: they share what they know."""
+def _partners(entry: dict[str, Any], task: dict[str, Any]) -> list[str]:
+    """Encoders whose interaction with this one is negative beyond the margin: they share what they know.
+
+    In log-probability too, where that was computed: a metric near its ceiling makes any two look so.
+    """
+    of_metric_alone = task["logprob"].get("only_in_the_metric", [])
     mine = [
-        i for i in interactions if is_run(i) and entry["encoder"] in i["encoders"] and i["ci95"][1] < -MARGIN
+        i
+        for i in task["interaction"]
+        if is_run(i) and entry["encoder"] in i["encoders"] and i["ci95"][1] < -MARGIN
+        if i["encoders"] not in of_metric_alone
     ]
     ordered = sorted(mine, key=lambda interaction: float(interaction["value"]))
     return [alias for i in ordered for alias in i["encoders"] if alias != entry["encoder"]]

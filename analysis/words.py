@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.leaves import Leaf, is_run
-from analysis.verdict import UNLEARNED
+from analysis.verdict import undecidable
 
 TASK_TITLES = {
     "flickr30k": "Flickr30k retrieval",
@@ -128,20 +128,32 @@ def headline(task: dict[str, Any]) -> str:
 
 
 def verdict_sentence(
-    entry: dict[str, Any], interactions: Sequence[dict[str, Any]], overlap: Sequence[dict[str, Any]] = ()
+    entry: dict[str, Any],
+    interactions: Sequence[dict[str, Any]],
+    overlap: Sequence[dict[str, Any]] = (),
+    *,
+    may_be_ceiling: bool = False,
 ) -> str:
-    """What dropping one encoder does, worded by grade, and with whom it shares what it knows and where it errs."""
+    """What dropping one encoder does, worded by grade, and with whom it shares what it knows and where it errs.
+
+    Args:
+        may_be_ceiling: interactions are known in the metric alone.
+    """
     gain, name = entry["gain"], entry["encoder"]
     if not is_run(gain):
         return f"{name}: not evaluated ({gain['not_run']})."
     evidence = f"Holm {p_words(entry['p_holm'])}"
-    detectable = f"this design detects {number(entry['detectable'], scale=100.0)}\u00a0pt or more"
+    least = f"{number(entry['detectable'], scale=100.0)}\u00a0pt or more"
+    detectable = f"among {entry['comparisons']} comparisons this design detects {least}"
     low, high = gain["ci95"]
     size = with_interval(gain, scale=100.0, unit="\u00a0pt")
-    if UNLEARNED in entry["lacking"]:
-        text = f"what {name} adds cannot be told, as {UNLEARNED}"
+    reason = undecidable(entry["lacking"])
+    if reason is not None:
+        text = f"what {name} adds cannot be told, as {reason}"
     elif entry["grade"] == "redundant":
         text = f"dropping {name} changes the score by {points(_negated(gain))}, within the 1\u00a0pt margin"
+        if "together" in entry:
+            text += f"; dropping {coalition_words(entry['together']['encoders'])} together {_cost(entry['together'])}"
     elif entry["grade"] == "harmful":
         text = f"dropping {name} adds {points(_negated(gain))}; {evidence}"
     elif entry["grade"] == "undetermined":
@@ -149,7 +161,13 @@ def verdict_sentence(
         text = f"dropping {name} costs {size}; {kind} ({evidence}; {detectable})"
     else:
         text = f"dropping {name} costs {size}; {evidence}"
-    return f"{text[0].upper()}{text[1:]}.{_partners(entry, interactions, overlap)}"
+    shared = _partners(entry, interactions, overlap)
+    hedge = " (in the metric, whose ceiling could do that too)" if shared and may_be_ceiling else ""
+    return f"{text[0].upper()}{text[1:]}.{shared}{hedge}{'.' if shared else ''}"
+
+
+def _cost(leaf: Leaf) -> str:
+    return f"costs {points(leaf)}" if is_run(leaf) else f"was not evaluated ({leaf['not_run']})"
 
 
 def _partners(
@@ -164,7 +182,7 @@ def _partners(
         if kappa is not None and is_run(kappa):
             words += f", κ\u00a0{with_interval(kappa, digits=2)}"
         said.append(words)
-    return f" Shares what it knows with {'; '.join(said)}." if said else ""
+    return f" Shares what it knows with {'; '.join(said)}" if said else ""
 
 
 def _negated(leaf: Leaf) -> Leaf:

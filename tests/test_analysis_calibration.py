@@ -104,8 +104,8 @@ def test_false_claims_stay_rare() -> None:
     assert bound <= 0.07 if WORLDS == 2000 else false <= binom.ppf(0.999, WORLDS, 0.05)
 
 
-@pytest.mark.parametrize("num_seeds", [1, 5])
-def test_a_planted_gain_is_found_at_the_printed_size(num_seeds: int) -> None:
+@pytest.mark.parametrize(("num_seeds", "among"), [(1, 1), (5, 1), (5, 6)])
+def test_a_planted_gain_is_found_at_the_printed_size(num_seeds: int, among: int) -> None:
     """Each world prints the examples that a gain of 3 points needs, and is then drawn anew with as many."""
     probability = {name(): 0.5, name("a"): 0.67, name("b"): 0.67, name("a+b"): 0.7}
     found, sizes = 0, []
@@ -121,7 +121,8 @@ def test_a_planted_gain_is_found_at_the_printed_size(num_seeds: int) -> None:
                 seed_spread=0.002 * (num_seeds > 1),
                 own_luck=0.2,
             )
-            return next(e for e in finished(answers, ("a", "b"), num_resamples=300)["verdict"] if e["encoder"] == "a")
+            task = finished(answers, ("a", "b"), num_resamples=300, among=among)
+            return next(entry for entry in task["verdict"] if entry["encoder"] == "a")
 
         needed = entry(1000)["needed"]
         assert isinstance(needed, dict)

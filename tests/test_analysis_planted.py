@@ -87,7 +87,7 @@ def test_an_encoder_that_lacks_a_sense_gets_nothing_where_it_is_needed(senses: d
     assert found["shapley"][blind]["value"] == pytest.approx(0, abs=1e-6) and covers(found["solo"][blind], 0)
     for alias, gain in found["shapley"].items():
         assert alias == blind or (gain["ci95"][0] > 0.05 and gain["p_bh"] < 0.05)
-    (line,) = [line for line in slice_lines(senses, list(found["shapley"])) if line.startswith(f"{blind} contributes")]
+    (line,) = [line for line in slice_lines(senses, list(found["shapley"])) if line.startswith(f"{blind}: the largest")]
     assert f"nothing is shown for factor = {sense}: " in line
 
 

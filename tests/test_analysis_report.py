@@ -264,12 +264,12 @@ def test_wording_follows_the_interval() -> None:
     undecided = compare(leaf(0.01, -0.02, 0.04), what="x").translate(plain)
     assert undecided == "not told apart from x (+1.0 pt (−2.0 to 4.0))"
     assert number(-0.0001, scale=100, sign=True) == "0.0"
-    entry = {"encoder": "clip", "gain": leaf(0.01, -0.02, 0.04), "p_holm": 0.5, "detectable": 0.04}
+    entry = {"encoder": "clip", "gain": leaf(0.01, -0.02, 0.04), "p_holm": 0.5, "detectable": 0.04, "comparisons": 8}
     entry |= {"grade": "undetermined", "replaceable_by": [], "lacking": []}
     said = verdict_sentence(entry, []).translate(plain)
     assert said == (
         "Dropping clip costs 1.0 pt (−2.0 to 4.0); its interval includes zero (Holm p = 0.500; "
-        "this design detects 4.0 pt or more)."
+        "among 8 comparisons this design detects 4.0 pt or more)."
     )
 
 
