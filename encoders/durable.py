@@ -52,10 +52,10 @@ def sweep(folder: Path) -> int:
 
     Files of living processes stay, and temporary files of other machines, whose processes cannot be seen.
     """
-    own, removed = f"{TEMPORARY}{socket.gethostname()}-", 0
+    removed = 0
     for file in folder.glob(f"{TEMPORARY}*"):
-        pid = file.name.removeprefix(own).partition("-")[0]
-        if file.name.startswith(own) and pid.isdigit() and not _alive(int(pid)):
+        host, _, rest = file.name.removeprefix(TEMPORARY).rpartition("-")[0].rpartition("-")
+        if host == socket.gethostname() and rest.isdigit() and not _alive(int(rest)):
             file.unlink(missing_ok=True)
             removed += 1
     for file in folder.glob(f"{LOCK}*"):

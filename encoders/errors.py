@@ -17,6 +17,10 @@ class StoreError(ValueError):
     """A feature store that is absent, torn, altered, or written under other settings."""
 
 
+class UnreadableError(StoreError):
+    """A file of a store that cannot be read at the moment, which is no reason to think that it is damaged."""
+
+
 class ImageError(ValueError):
     """Image files that are missing or cannot be decoded.
 

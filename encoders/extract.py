@@ -84,11 +84,11 @@ def extract(
         if not isinstance(batch_size, int):
             pairs = zip(distinct.values(), stores, strict=True)
             batch_size = batch_size([encoder for encoder, store in pairs if store.missing(every)])
-        plan = Plan.of(every, stores, batch_size=batch_size, part_images=part_images)
+        plan = Plan.of(every, stores, batch_size=batch_size, part_images=part_images, shard=shard)
         work = _Extraction(plan, list(distinct.values()), stores, files, Undecodable(root), undecodable, waits=waits)
-        jobs = work.jobs(plan.blocks[shard.index :: shard.count])
+        jobs = work.jobs(plan.blocks)
         work.look_ahead(find_problems([files[d] for job in jobs if job.preprocesses for d in job.digests], pool))
-        jobs = work.jobs(plan.blocks[shard.index :: shard.count])
+        jobs = work.jobs(plan.blocks)
         label = " ".join(dict.fromkeys(encoder.alias for encoder in encoders))
         total = sum(len(job.digests) for job in jobs)
         with tqdm(total=total, unit="img", desc=f"features {label}", disable=progress == "none" or not total) as bar:
@@ -254,12 +254,12 @@ class _Extraction:
     def _begin(self, block: Block) -> None:
         """Takes the block, and sees what is still lacking: another process may have completed it meanwhile.
 
-        Blocks are taken in the order of their numbers, and a block's stores in that of their folders: processes that
-        wait for one another never do so in a circle.
+        Blocks are taken in the order of their first images, and a block's stores in that of their folders: processes
+        that wait for one another never do so in a circle.
         """
         for position in sorted(block.stores, key=lambda position: self._writers[position].store.folder):
             writer = self._writers[position]
-            lock = WriterLock(writer.store.folder / f"{LOCK}{self._plan.name}-{block.number}")
+            lock = WriterLock(writer.store.folder / f"{LOCK}{self._plan.name}-{block.digests[0][:16]}")
             self._acquire(lock)
             self._locks.setdefault(block.number, []).append(lock)
             part_list = writer.store.part_list

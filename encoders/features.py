@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.durable import sweep
-from encoders.errors import StoreError
+from encoders.errors import StoreError, UnreadableError
 from encoders.index import INDEX
 from encoders.part_list import PartList, part_sizes
 from encoders.parts import Part
@@ -36,7 +36,11 @@ def find_stores(folder: Path) -> list[Path]:
 
 
 def damaged_files(folder: Path, *, progress: bool = False) -> Iterator[tuple[Path, str]]:
-    """Each damaged file of a store, and what is wrong with it; every byte is read."""
+    """Each damaged file of a store, and what is wrong with it; every byte is read.
+
+    Raises:
+        UnreadableError: a file cannot be read, which says nothing of what it holds.
+    """
     try:
         StoreMeta.read(folder / META)
     except StoreError as error:
@@ -46,6 +50,8 @@ def damaged_files(folder: Path, *, progress: bool = False) -> Iterator[tuple[Pat
         for name, size in sorted(sizes.items()):
             try:
                 Part(folder / name).verify()
+            except UnreadableError:
+                raise
             except StoreError as error:
                 whole = False
                 yield folder / name, str(error)
@@ -53,6 +59,8 @@ def damaged_files(folder: Path, *, progress: bool = False) -> Iterator[tuple[Pat
     try:
         if whole:  # else the index goes with the damaged parts
             PartList(folder).verify_index()
+    except UnreadableError:
+        raise
     except StoreError as error:
         yield folder / INDEX, str(error)
 
@@ -61,7 +69,7 @@ def repair(folder: Path, *, progress: bool = False) -> list[Path]:
     """Removes damaged files and leftovers, and writes the index again; returns the damaged files.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or a file in it not be read; nothing is removed then.
     """
     damaged = [file for file, _ in damaged_files(folder, progress=progress)]
     try:

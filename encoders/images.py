@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from jaxtyping import Float
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -25,8 +26,13 @@ from encoders.preprocess import Preprocess
 
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What PIL raises for files that it cannot decode."""
+AT_ONCE = 4096
+"""Files that a pool is given at once."""
 TAILS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """How whole files of a format end."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def image_digest(path: Path) -> str:
@@ -49,7 +55,7 @@ def digest_all(paths: Sequence[Path], pool: Executor) -> dict[Path, str]:
     """
     distinct = list(dict.fromkeys(paths))
     digests, problems = {}, {}
-    for path, digest in zip(distinct, pool.map(_digest_or_error, distinct), strict=True):
+    for path, digest in zip(distinct, in_turn(pool, _digest_or_error, distinct), strict=True):
         if isinstance(digest, ImageError):
             problems.update(digest.problems)
         else:
@@ -66,8 +72,11 @@ def find_problems(paths: Sequence[Path], pool: Executor) -> dict[Path, str]:
 
     Returns:
         What is wrong with each file that cannot be decoded.
+
+    Raises:
+        ImageError: a file cannot be read, which says nothing of what it holds.
     """
-    return {path: why for path, why in zip(paths, pool.map(_problem, paths), strict=True) if why is not None}
+    return {path: why for path, why in zip(paths, in_turn(pool, _problem, paths), strict=True) if why is not None}
 
 
 def decode(
@@ -140,6 +149,12 @@ def _digest_or_error(path: Path) -> str | ImageError:
         return error
 
 
+def in_turn(pool: Executor, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Results in order; a pool's own `map` holds a future for each of a million items at once."""
+    for start in range(0, len(items), AT_ONCE):
+        yield from pool.map(work, items[start : start + AT_ONCE])
+
+
 def _problem(path: Path) -> str | None:
     try:
         with path.open("rb") as handle, Image.open(handle) as image:
@@ -151,6 +166,8 @@ def _problem(path: Path) -> str | None:
             with Image.open(path) as image:
                 image.load()
     except FAILURES as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; PIL's own have no number
+            raise ImageError({str(path): _reason(error)}) from error
         return _reason(error)
     return None
 

@@ -36,6 +36,7 @@ class Part:
     Attributes:
         count: images in the part.
         plan: which plan of an extraction it belongs to; empty for none.
+        checked: for each image the digest under which it was found intact, in hex; None where it was not looked at yet.
 
     Raises:
         StoreError: the file is torn, its table altered, or it is no part.
@@ -56,7 +57,7 @@ class Part:
         described = _table_checksum(self.kind, self.width, self.digests, self.lengths, self._checksums)
         if described != metadata.get("sha256") or int(self.lengths.sum(dtype=np.int64)) != self._rows:
             raise StoreError(f"{file} is altered: its checksum does not fit its table; {REPAIR}")
-        self.checked = bytearray(self.count)
+        self.checked: list[str | None] = [None] * self.count
 
     @cached_property
     def tokens(self) -> NDArray[Any]:
@@ -89,7 +90,7 @@ class Part:
         return (self.length or 0) * self.width * self.tokens.itemsize
 
     def check(self, row: int, digest: NDArray[np.uint8]) -> None:
-        """Compares one image with its digest and checksum, once.
+        """Compares one image with its digest and checksum.
 
         Raises:
             StoreError: it is another image's entry, or was altered.
@@ -100,7 +101,6 @@ class Part:
         boxes = None if self.boxes is None else self.boxes[first:last]
         if _checksum(self.tokens[first:last], boxes) != int(self._checksums[row]):
             raise StoreError(f"{self.file} is altered: image {digest.tobytes().hex()} fails its checksum; {REPAIR}")
-        self.checked[row] = 1
 
     def verify(self) -> None:
         """Reads every byte.

@@ -113,8 +113,9 @@ class FeatureStore:
         entries = []
         for number, row, digest in zip(numbers, rows, digests, strict=True):
             part = parts[number]
-            if not (0 <= row < part.count and part.checked[row]):
+            if not (0 <= row < part.count and part.checked[row] == digest):
                 part.check(row, digest_rows([digest])[0])
+                part.checked[row] = digest
             entries.append((part, row))
         lengths = {part.length for part in parts.values()}
         if len(lengths) == 1 and None not in lengths:

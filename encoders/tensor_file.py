@@ -7,18 +7,19 @@ bytes, so reading is one mapping and writing is a few `write`s. Nothing is ever 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import resource
 import struct
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.errors import StoreError
+from encoders.errors import StoreError, UnreadableError
 
 NUMPY = {"F16": "<f2", "F32": "<f4", "BF16": "<u2", "U64": "<u8", "I32": "<i4", "U32": "<u4", "U8": "|u1"}
 """Name of a type in the format -> numpy's (numpy has no bfloat16: its bits)."""
@@ -42,22 +43,20 @@ class TensorFile:
 
     Raises:
         StoreError: the file is torn, or is no safetensors file.
+        UnreadableError: the system does not let it be read.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._bytes = _mapped(file)
+        self.size = len(self._bytes)
         try:
-            with file.open("rb") as handle:
-                self.size = handle.seek(0, 2)
-                handle.seek(0)
-                (length,) = struct.unpack("<Q", handle.read(8))
-                if length > min(MAX_HEADER, self.size):
-                    raise ValueError("its header is too long")
-                header = json.loads(handle.read(length))
+            (length,) = struct.unpack("<Q", self._bytes[:8].tobytes())
+            if length > min(MAX_HEADER, self.size):
+                raise ValueError("its header is too long")
+            header = json.loads(self._bytes[8 : 8 + length].tobytes())
             self.metadata: dict[str, str] = dict(header.pop("__metadata__", {}))
             self._entries = {name: _entry(value) for name, value in header.items()}
-        except OSError as error:
-            raise StoreError(f"cannot read {file}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
             raise StoreError(f"{file} is torn: its header cannot be read ({error}); {REPAIR}") from error
         self._start, end = 8 + length, 8 + length
@@ -78,12 +77,30 @@ class TensorFile:
         flat = self._bytes[self._start + first : self._start + last]
         return flat.view(NUMPY[kind]).reshape(shape)
 
-    @cached_property
-    def _bytes(self) -> NDArray[np.uint8]:
+
+def _mapped(file: Path) -> NDArray[np.uint8]:
+    """A file's bytes. Each mapping holds a file open, and a store of a million images has thousands of parts."""
+    try:
+        if not file.stat().st_size:
+            return np.empty(0, np.uint8)
         try:
-            return np.asarray(np.memmap(self.file, mode="r", dtype=np.uint8))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {self.file}: {error}") from error
+            return np.asarray(np.memmap(file, mode="r", dtype=np.uint8))
+        except OSError as error:
+            if error.errno != errno.EMFILE or not _more_files():
+                raise
+            return np.asarray(np.memmap(file, mode="r", dtype=np.uint8))
+    except OSError as error:
+        hint = "; allow more open files with ulimit -n" if error.errno == errno.EMFILE else ""
+        raise UnreadableError(f"cannot read {file}: {error}{hint}") from error
+
+
+def _more_files() -> bool:
+    """Raises the number of files that this process may hold open as far as it may; whether that was possible."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now >= most and most != resource.RLIM_INFINITY:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most if most != resource.RLIM_INFINITY else 1 << 20, most))
+    return True
 
 
 REPAIR = "run python -m encoders.features repair on its folder, then extract again"

@@ -59,12 +59,12 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
     from experiments.data import PARTS, fill_stores, find_data, read_tasks
     from experiments.errors import ConfigError
     from experiments.processes import Processes
-    from experiments.training.launch import on_cpu
+    from experiments.training.launch import PATIENCE, on_cpu
 
     shard = Shard.parse(args.shard or "1/1")
     if args.batch_size != "auto" and not re.fullmatch("[1-9][0-9]{0,5}", args.batch_size):
         raise ConfigError(f"--batch-size {args.batch_size} must be auto, or a positive whole number")
-    state = PartialState(cpu=on_cpu(config.device))
+    state = PartialState(cpu=on_cpu(config.device), timeout=PATIENCE)
     device = config.device or str(state.device)
     encoders = {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
     with state.main_process_first():  # the others find the embedded world in place

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +59,37 @@ def test_shards_are_disjoint_and_together_everything(tmp_path: Path) -> None:
         assert encoded(log)[before:] == expected
     extract(paths, [encoder], root=root, batch_size=4, part_images=8, progress="none", shard=Shard.parse("2/3"))
     assert sorted(encoded(log)) == list(range(50)) and len(FeatureStore(root, encoder)) == 50
+
+
+def test_shards_that_start_apart_are_together_everything_too(tmp_path: Path) -> None:
+    """Between the first and the second another dataset is extracted that has some of the images."""
+    root, encoder, paths = tmp_path / "root", Told("told"), numbered(tmp_path / "a", 16)
+    options = {"root": root, "batch_size": 4, "part_images": 4, "progress": "none"}
+    extract(paths, [encoder], shard=Shard.parse("1/2"), **options)  # type: ignore[arg-type]
+    extract(numbered(tmp_path / "b", 2), [encoder], **options)  # type: ignore[arg-type]
+    extract(numbered(tmp_path / "b", 2, first=5), [encoder], **options)  # type: ignore[arg-type]
+    extract(paths, [encoder], shard=Shard.parse("2/2"), **options)  # type: ignore[arg-type]
+    assert FeatureStore(root, encoder).missing([image_digest(path) for path in paths]) == []
+
+
+def test_a_file_that_cannot_be_read_is_not_called_undecodable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a disk may fail for a moment: the run stops, and nothing is put on record for good."""
+    root, encoder, paths = tmp_path / "root", Told("told"), numbered(tmp_path / "a", 4)
+    opened, whole = Counter[Path](), Path.open
+
+    def failing(path: Path, *args: Any, **more: Any) -> Any:
+        opened[path] += 1
+        if path == paths[2] and opened[path] > 1:  # the first time is for its digest
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return whole(path, *args, **more)
+
+    options = {"root": root, "progress": "none", "undecodable": "exclude"}
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", failing)
+        with pytest.raises(ImageError, match=f"{paths[2].name} .*Input/output error"):
+            extract(paths, [encoder], **options)  # type: ignore[arg-type]
+    extract(paths, [encoder], **options)  # type: ignore[arg-type]
+    assert len(FeatureStore(root, encoder)) == 4
 
 
 def test_shards_as_people_write_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -156,6 +157,74 @@ def test_other_files_swapped_in_are_refused(written: Path, tmp_path: Path) -> No
     assert list(problems) == [one] and "name does not fit" in problems[one]
 
 
+def test_an_altered_index_never_gives_another_image_s_features(written: Path, tmp_path: Path) -> None:
+    """Neither at first nor once the image that it points to was read: A and B change places."""
+    folder = tmp_path / written.name
+    shutil.copytree(written, folder)
+    index = read_index(folder)
+    assert index is not None
+    one, two = FeatureStore.open(folder).part_list.find([A, B])
+    content = bytearray((folder / INDEX).read_bytes())
+    start = content.index(index.table.places.tobytes())
+    rows = [start + place * 8 + 4 for place in range(len(index.table.keys))]
+    first, second = (next(row for row in rows if content[row - 4 : row + 4] == each.tobytes()) for each in (one, two))
+    content[first], content[second] = content[second], content[first]
+    (folder / INDEX).write_bytes(content)
+    with pytest.raises(StoreError, match="names another image's entry"):
+        FeatureStore.open(folder).read([A])
+    store = FeatureStore.open(folder)
+    for part in store.part_list.parts():  # all images were found intact before
+        for row in range(part.count):
+            part.checked[row] = part.digests[row].tobytes().hex()
+    with pytest.raises(StoreError, match="names another image's entry"):
+        store.read([A])
+
+
+@pytest.mark.parametrize("action", ["verify", "repair"])
+def test_what_cannot_be_read_at_the_moment_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    """As a network file system says that a file is stale: nothing is removed, and all is there afterwards."""
+    store = FeatureStore(tmp_path, META)
+    parts = [store.write_part([digest], torch.ones(1, 2, 3)) for digest in (A, B, C)]
+    store.part_list.write_index()
+    mapped = np.memmap
+
+    def stale(file: Path, **more: object) -> object:
+        if Path(file) == parts[1]:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
+        return mapped(file, **more)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "memmap", stale)
+        assert features.main([action, str(store.folder)]) == 1
+        assert f"error: cannot read {parts[1]}" in capsys.readouterr().err
+    assert all(part.exists() for part in parts) and (store.folder / INDEX).exists()
+    assert features.main(["verify", str(store.folder)]) == 0
+
+
+def test_more_parts_than_files_may_be_open(tmp_path: Path) -> None:
+    """The usual soft limit is 1,024; the process may raise it, and where it may not it says how to."""
+    store = FeatureStore(tmp_path, META)
+    digests = [name(number) for number in range(100)]
+    for number, digest in enumerate(digests):
+        store.write_part([digest], torch.full((1, 2, 3), float(number)))
+    store.part_list.write_index()
+    code = (
+        "import resource, sys, pathlib; from encoders.store import FeatureStore;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (60, int(sys.argv[2])));"
+        "store = FeatureStore.open(pathlib.Path(sys.argv[1]));"
+        "print(store.read(sys.argv[3:]).tokens[:, 0, 0].tolist())"
+    )
+    for most in (200, 60):
+        line = [sys.executable, "-c", code, str(store.folder), str(most), *digests]
+        done = subprocess.run(line, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
+        if most == 200:
+            assert done.stdout.strip() == str([float(number) for number in range(100)]), done.stderr[-2000:]
+        else:
+            assert done.returncode == 1 and "allow more open files with ulimit -n" in done.stderr
+
+
 def test_a_part_of_another_store_is_refused(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, META)
     store.write_part([A], torch.ones(1, 2, 3))
@@ -301,6 +370,8 @@ def test_the_commands_say_what_is_there_and_mend_it(tmp_path: Path, capsys: pyte
     flipped[-40] ^= 1
     parts[2].write_bytes(flipped)
     (store.folder / f".tmp-{os.uname().nodename}-{2**22 + 1}-00").write_bytes(b"half")
+    other = store.folder / f".tmp-{os.uname().nodename}-{2**22 + 1}-37-00"  # of a host whose name begins like ours
+    other.write_bytes(b"half")
     assert features.main(["verify", str(store.folder)]) == 1
     said = capsys.readouterr().out
     assert f"damaged: {parts[0]} is torn" in said and f"damaged: {parts[2]} is altered" in said
@@ -308,7 +379,7 @@ def test_the_commands_say_what_is_there_and_mend_it(tmp_path: Path, capsys: pyte
     assert features.main(["repair", str(store.folder)]) == 0
     assert "2 damaged files removed, 1 images left" in capsys.readouterr().out
     assert FeatureStore(tmp_path, META).missing([A, B, C]) == [A, C]
-    assert {file.name for file in store.folder.iterdir()} == {META_FILE, INDEX, parts[1].name}
+    assert {file.name for file in store.folder.iterdir()} == {META_FILE, INDEX, parts[1].name, other.name}
     assert features.main(["verify", str(tmp_path)]) == 0
     capsys.readouterr()
     assert features.main(["list", str(tmp_path / "nowhere")]) == 1
