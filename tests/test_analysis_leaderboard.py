@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from schemas import validate
@@ -52,6 +54,23 @@ def test_a_run_against_itself_differs_by_nothing(home: Path) -> None:
     bound = 1.96 * 2 / n  # where no example differs, 3.7 of them may: the exact bound, of which this is a rounding
     assert entry["difference"]["value"] == 0 and entry["difference"]["ci95"] == pytest.approx([-bound, bound], rel=0.02)
     assert entry["outcome"] == ("equivalent" if bound <= 0.01 else "undetermined") and entry["p_holm"] == 1
+
+
+def test_runs_of_retrained_coalitions_are_compared_too(home: Path, tmp_path: Path) -> None:
+    made = shutil.copytree(home / "first", tmp_path / "retrained")
+    config = json.loads((made / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps(config | {"coalitions": "retrained"}))
+    for path in sorted((made / "answers").glob("*.masked.*.parquet")):
+        content = pq.read_table(path)
+        mode = pa.array(["retrained"] * len(content))
+        pq.write_table(
+            content.set_column(content.column_names.index("mode"), "mode", mode),
+            path.with_name(path.name.replace("masked", "retrained")),
+        )
+        path.unlink()
+    for path in (made / "train").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": "retrained"}))
+    assert board(home / "first", made)["tasks"]["gqa"]["runs"][1]["difference"]["value"] == 0
 
 
 def test_a_difference_is_that_of_the_answers_and_paired(home: Path) -> None:

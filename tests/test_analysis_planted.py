@@ -115,6 +115,7 @@ def test_additive_evidence_has_no_interaction_and_only_the_metric_calls_it_redun
     assert task["logprob"]["interaction_share"]["value"] == pytest.approx(0, abs=1e-6)
     assert task["interaction_share"]["ci95"][0] > 0.01
     assert task["logprob"]["only_in_the_metric"] == [["a", "b"], ["a", "c"], ["b", "c"]]
+    assert all(entry["replaceable_by"] == [] for entry in task["verdict"])  # nobody is said to share what it knows
 
 
 def test_a_harmful_encoder_is_called_harmful() -> None:

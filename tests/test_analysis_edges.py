@@ -1,0 +1,207 @@
+"""Where there is little to count, or nothing: what a number says then, and what it must not be made to say."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from planted_worlds import add, drawn, finished, name, table
+from schemas import validate
+from scipy.stats import binom
+from synthetic_run import write_run
+
+from analysis.bootstrap import Resampler
+from analysis.coalition_values import all_coalitions
+from analysis.draws import Draws
+from analysis.errors import AnswersError
+from analysis.evidence_tables import control_table
+from analysis.leaves import SHARE, leaf
+from analysis.metric_values import MeanStatistic
+from analysis.overlap import drawn_shares, overlap_quantities
+from analysis.report import write_report
+from analysis.results import assemble
+from analysis.similarity import cka_leaf
+from analysis.verdict import UNCOMPARED, UNLEARNED, UNSHOWN
+from analysis.words import verdict_sentence
+
+
+def with_column(path: Path, column: str, values: list[str]) -> None:
+    content = pq.read_table(path)
+    pq.write_table(content.set_column(content.column_names.index(column), column, pa.array(values)), path)
+
+
+def shares(wrong: list[int], *, n: int, resamples: int = 400) -> Draws:
+    """How often models with so many wrong answers to n examples, one an image, are wrong; a model a seed."""
+    resampler = Resampler("edges", num_clusters=n, num_resamples=resamples, seed=0)
+    statistics = [MeanStatistic((np.arange(n) < count)[:, None].astype(float), np.ones(n)) for count in wrong]
+    return resampler.draw(statistics, unit=1 / n)
+
+
+@pytest.mark.parametrize(("n", "truth"), [(50, 0.03), (100, 0.02), (300, 0.011), (1000, 0.011), (1000, 0.03)])
+def test_few_examples_that_differ_do_not_promise_that_none_would(n: int, truth: float) -> None:
+    """The interval misses a small share on its low side about as rarely as one of 95 % may; plain resampling does so
+    at 1.5 of 50 examples in 22 of 100 worlds, in which none differs and its interval is empty."""
+    found = {count: shares([count], n=n).interval(0) for count in range(int(n * truth * 3) + 4)}
+    missed = sum(binom.pmf(count, n, truth) for count, ends in found.items() if ends is None or ends[1] < truth)
+    assert missed < 0.04
+
+
+def test_where_nothing_differs_the_bound_is_the_exact_one() -> None:
+    """0 of n: the exact 97.5 % bound is 3.69 / n."""
+    ends = shares([0], n=400).interval(0)
+    assert ends is not None and 400 * ends[1] == pytest.approx(3.69, abs=0.3)
+    several = shares([0, 0, 0], n=400).interval(0)
+    assert several is not None and 400 * several[1] >= 3.6
+
+
+def test_one_image_has_no_interval_and_is_no_comparison() -> None:
+    probability = {name(key): 0.9 if key else 0.2 for key in ("", "a", "b", "a+b")}
+    answers = drawn(probability, num_rows=10, num_seeds=3, rng=np.random.default_rng(0), per_image=10)
+    task = finished(answers, ("a", "b"))
+    for entry in task["verdict"]:
+        assert entry["gain"] == {"not_run": "rests on one image, which shows no variance"} == entry["detectable"]
+        assert (entry["p"], entry["p_holm"], entry["comparisons"], entry["grade"]) == (1, 1, 0, "undetermined")
+        assert verdict_sentence(entry, []) == (
+            f"{entry['encoder']}: not evaluated (rests on one image, which shows no variance)."
+        )
+
+
+def test_rows_without_an_image_are_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", tasks=("gqa",), num_rows=40)
+    for path in (folder / "answers").glob("*.parquet"):
+        with_column(path, "image", ["", *pq.read_table(path)["image"].to_pylist()[1:]])
+    with pytest.raises(AnswersError, match=r"names no image for id '.*': intervals resample images"):
+        assemble(folder, num_resamples=50)
+
+
+def test_a_level_s_interval_stays_among_shares() -> None:
+    draws = shares([1], n=20)
+    assert draws.interval(0)[0] < 0 and leaf(draws, 0, n=20, bounds=SHARE)["ci95"][0] == 0  # type: ignore[index]
+
+
+def test_what_is_undefined_is_left_out_of_the_correction(tmp_path: Path) -> None:
+    """AUROC of a test split with one class: nothing is tested, and the report says so."""
+    folder = write_run(tmp_path / "run", tasks=("hateful_memes", "gqa"), num_rows=100)
+    for path in (folder / "answers").glob("hateful_memes.*.parquet"):
+        with_column(path, "target", ["1"] * len(pq.read_table(path)))
+    results = write_report(folder, num_resamples=100).results
+    validate("results", results)
+    memes, gqa = results["tasks"]["hateful_memes"], results["tasks"]["gqa"]
+    assert "no single encoder has a value" in memes["best_single"]["not_run"]
+    for entry in memes["verdict"]:
+        assert entry["gain"] == {"not_run": "undefined"} == entry["needed"] and entry["p"] == entry["p_holm"] == 1
+        assert UNCOMPARED in entry["lacking"] and UNLEARNED not in entry["lacking"]
+    assert {entry["comparisons"] for entry in gqa["verdict"]} == {4}
+
+
+def test_too_few_of_a_class_say_in_how_many_resamples_they_are_missing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", tasks=("hateful_memes",), num_rows=100)
+    for path in (folder / "answers").glob("*.parquet"):
+        if ".select" not in path.name:
+            with_column(path, "target", ["1" if row < 2 else "0" for row in range(100)])
+    task = assemble(folder, num_resamples=200)["tasks"]["hateful_memes"]
+    why = task["coalitions"][-1]["not_run"]
+    assert re.fullmatch("undefined in [1-5][0-9]% of the resamples", why)  # two memes of one image: (1 - 1/50) ** 50
+
+
+def test_a_gain_over_the_floor_that_is_not_shown_is_not_called_absent() -> None:
+    """Ten points, of which two seeds that differ show little; and a model that does as well as its floor."""
+    probability = {name(): 0.5, name("a"): 0.55, name("b"): 0.55, name("a+b"): 0.6}
+    rng = np.random.default_rng(5)
+    task = finished(drawn(probability, num_rows=200, num_seeds=2, rng=rng, seed_spread=0.05), ("a", "b"))
+    low, high = task["gain_over_floor"]["ci95"]
+    assert low < 0 < 0.01 < high
+    for entry in task["verdict"]:
+        assert UNSHOWN in entry["lacking"] and entry["action"] == (
+            "undecided: evaluate more examples or seeds, or train longer"
+        )
+        assert f"cannot be told, as {UNSHOWN}" in verdict_sentence(entry, [])
+
+
+def test_encoders_that_stand_in_for_one_another_may_not_both_go() -> None:
+    probability = {name(): 0.3, name("a"): 0.7, name("b"): 0.7, name("a+b"): 0.7}
+    answers = table(1500)
+    luck = np.random.default_rng(0).random(1500)
+    for cell, value in probability.items():
+        add(answers, 0, tuple(filter(None, cell.coalition.split("+"))), luck < value)
+    task = finished(answers, ("a", "b"))
+    together = {entry["encoder"]: entry["together"]["value"] for entry in task["verdict"]}
+    assert together == {"a": pytest.approx(0.4, abs=0.03), "b": pytest.approx(0.4, abs=0.03)}
+    one, other = task["verdict"]
+    assert one["grade"] == other["grade"] == "redundant"
+    assert one["action"].endswith("not together with b") and other["action"].endswith("not together with a")
+    assert "; dropping a + b together costs +39." in verdict_sentence(one, task["interaction"])
+
+
+def test_errors_go_together_within_seeds_not_between_them() -> None:
+    """Errors are independent under each seed; seeds of unequal skill make pooled errors look alike."""
+    n, rng = 6000, np.random.default_rng(0)
+    answers = table(n)
+    for seed, skill in enumerate((0.55, 0.7, 0.85)):
+        for alias in ("a", "b"):
+            add(answers, seed, (alias,), rng.random(n) < skill)
+    resampler = Resampler("seeds", num_clusters=n, num_resamples=100, seed=0)
+    cells = [answers.across_seeds(name(alias)) for alias in ("a", "b")]
+    assert cells[0] is not None and cells[1] is not None
+    draws = drawn_shares(answers, "accuracy", resampler, first=cells[0], second=cells[1])
+    kappa = 4
+    assert draws.apply(overlap_quantities).point[kappa] > 0.05
+    assert draws.each(overlap_quantities).point[kappa] == pytest.approx(0, abs=0.02)
+
+
+def test_information_of_several_seeds_is_not_corrected_for_more_chance_than_they_show() -> None:
+    """Answers that know nothing of the target: every part is 0, however many seeds."""
+    parts = []
+    for world in range(6):
+        rng = np.random.default_rng(world)
+        answers = table(400, targets=rng.integers(0, 2, 400))
+        for seed in range(5):
+            for coalition in all_coalitions(("a", "b")):
+                add(answers, seed, coalition, rng.random(400) < 0.5)
+        [entry] = finished(answers, ("a", "b"), num_resamples=50)["information"]
+        parts.append([entry[part]["value"] for part in ("redundant", "unique_first", "unique_second", "synergy")])
+    assert np.abs(np.mean(parts, axis=0)).max() < 0.002
+
+
+def test_each_cell_of_a_control_is_shown_with_its_own_p() -> None:
+    names = ["", "a", "b", "a+b"]
+    probability = {name(key): {"": 0.5, "a": 0.7, "b": 0.6}.get(key, 0.8) for key in names}
+    probability |= {name("a", mode="duplicate"): 0.8, name("b", mode="duplicate"): 0.62}
+    answers = drawn(probability, num_rows=400, num_seeds=3, rng=np.random.default_rng(0))
+    task = finished(answers, ("a", "b"))
+    rows = [[cell.text for cell in row] for row in control_table("gqa", task).rows]
+    shown = {row[1]: row for row in rows if row[0] == "duplicate"}
+    p_of = {"+".join(one["encoders"]): one["p_holm"] for one in task["complementarity"]["comparisons"]}
+    assert set(shown) == {"a", "b"} and p_of["b"] < 0.05 < p_of["a"]
+    assert shown["a"][-1] == f"p\u00a0=\u00a0{p_of['a']:.3f}" and shown["b"][-1] != shown["a"][-1]
+
+
+def test_recalls_count_the_queries_of_their_direction(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", tasks=("flickr30k",), num_rows=120)
+    task = assemble(folder, num_resamples=50)["tasks"]["flickr30k"]
+    of = {key: value["n"] for key, value in task["secondary"].items() if key.startswith("recall@1_")}
+    assert of == {"recall@1_i2t": 60, "recall@1_t2i": 60} and task["secondary"]["rsum"]["n"] == 120
+
+
+def test_similarity_does_not_depend_on_the_scale_of_features() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(200, 8))
+    second = first @ rng.normal(size=(8, 5)) + rng.normal(size=(200, 5))
+    usual = cka_leaf(first, second)
+    assert cka_leaf(1e-6 * first + 1.0, 1e-9 * second) == {
+        **usual,
+        "value": pytest.approx(usual["value"], abs=1e-5),
+        "ci95": pytest.approx(usual["ci95"], abs=1e-5),
+    }
+    assert "constant" in cka_leaf(np.full((200, 8), 3.7), second)["not_run"]
+
+
+def test_nan_draws_are_not_counted_as_strays() -> None:
+    samples = np.concatenate([np.random.default_rng(0).normal(1.0, 0.1, 990), np.full(10, math.nan)])[:, None]
+    assert Draws(np.array([1.0]), samples).p_value(0) == pytest.approx(1 / 991)
+    assert Draws(np.array([math.nan]), samples).p_value(0) == 1
