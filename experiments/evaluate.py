@@ -177,11 +177,12 @@ class Evaluator:
         """Retrieval with the nearest `size` items of each query re-ordered by matching."""
         similarity = self.scores(coalition)
         listed = shortlist(similarity, self.examples, size=size)
-        images, pairs = Gallery.of(self.examples).images, listed.pairs().tolist()
+        images, pairs = Gallery.of(self.examples).images, listed.pairs()
 
         def match(part: slice) -> Tensor:
-            features = self.bank.features(self.task, [images[i] for i, _ in pairs[part]], coalition, self.device)
-            texts = [self.examples[caption].text for _, caption in pairs[part]]
+            shown = [images[row] for row in pairs[part, 0].tolist()]
+            features = self.bank.features(self.task, shown, coalition, self.device)
+            texts = [self.examples[caption].text for caption in pairs[part, 1].tolist()]
             return self.model.fusion.match_logits(self._fuse(texts, features, coalition)).cpu()
 
         with self._standing_in("drop"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from tasks.discovery import Found, Shape
+from tasks.discovery import Found, Shape, split_of
 from tasks.embedded import Embedded
 from tasks.errors import DatasetError
 from tasks.examples import Example
@@ -17,7 +17,6 @@ from tasks.files import Record, read_text, valid_text
 from tasks.paths import relative_image
 
 PARTS = ("train", "restval", "val", "test")
-SPELLINGS = {"validation": "val", "dev": "val"}
 LISTED = "(split lists)"
 
 KARPATHY = Shape("Karpathy JSON", ("filename", "sentences", "split"), envelope="images", split_key="split")
@@ -63,31 +62,41 @@ def _row_a_caption(found: Found) -> bool:
 def _rows(tables: Sequence[Found], wanted: Sequence[str]) -> Iterator[Record]:
     """Rows of the wanted splits."""
     shape = tables[0].shape
-    listed = _listed_images(tables[0].file.parent, wanted) if shape.split_key == LISTED else None
+    if shape.split_key == LISTED:
+        yield from _listed_rows(tables, _listed_images(tables[0].file.parent, wanted))
+        return
     for found in tables:
         for record in found.table.rows():
-            if listed is not None:
-                key = record.text("image_name" if "image_name" in record.fields else "filename")
-                if PurePosixPath(key).stem in listed:
-                    yield record
-            elif shape.split_key is not None:
-                part = SPELLINGS.get(record.text(shape.split_key), record.text(shape.split_key))
-                if part not in PARTS:
-                    raise record.error(f"split {ascii(part)[:60]} is none of {', '.join(PARTS)}")
-                if part in wanted:
+            if shape.split_key is not None:
+                if split_of(record, shape.split_key, PARTS) in wanted:
                     yield record
             elif wanted != ("restval",) or "val2014/" in record.text("image"):
                 yield record
 
 
-def _listed_images(folder: Path, wanted: Sequence[str]) -> set[str]:
+def _listed_rows(tables: Sequence[Found], listed: Sequence[str]) -> Iterator[Record]:
+    """Rows of these images. Raises DatasetError where an image has none."""
+    missing = dict.fromkeys(listed)
+    known = frozenset(listed)
+    for found in tables:
+        for record in found.table.rows():
+            name = PurePosixPath(record.text("image_name" if "image_name" in record.fields else "filename")).stem
+            if name in known:
+                missing.pop(name, None)
+                yield record
+    if missing:
+        problem = f"has no captions of {len(missing)} of {len(known)} listed images, such as {next(iter(missing))!r}"
+        raise DatasetError(problem, file=tables[0].file)
+
+
+def _listed_images(folder: Path, wanted: Sequence[str]) -> list[str]:
     """Image names, without extension, from `train.txt` and so on, one a line."""
-    found: set[str] = set()
+    found: list[str] = []
     for part in wanted:
         files = [folder / f"{part}.txt", folder / "splits" / f"{part}.txt"]
         present = [file for file in files if file.is_file()]
         if present:
-            found |= {PurePosixPath(line.strip()).stem for line in read_text(present[0]).split("\n") if line.strip()}
+            found += [PurePosixPath(line.strip()).stem for line in read_text(present[0]).split("\n") if line.strip()]
     if not found:
         problem = (
             f"holds captions without a split: put Karpathy's dataset JSON beside them, or {wanted[0]}.txt with an image"

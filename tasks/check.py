@@ -54,9 +54,9 @@ def check(
         "answers", "missing", "undecodable"}}, "absent": {name: why}}
 
     Raises:
-        DatasetError: a file of a split is not of its format, or the folder holds no split at all.
+        DatasetError: a file of a split is not of its format, a split is in two files, or the folder holds none.
     """
-    from tasks.errors import DatasetError, TaskError
+    from tasks.errors import AbsentError, DatasetError, TaskError
     from tasks.files import existing_folder
     from tasks.published import LICENCES
 
@@ -68,9 +68,7 @@ def check(
             raise TaskError(f"task {task.name!r} has no split {split!r}: splits are {', '.join(task.splits)}")
         try:
             task.source(folder, split)
-        except DatasetError as error:
-            if error.file != folder:  # a file that is there and at fault
-                raise
+        except AbsentError as error:
             absent[split] = error.problem
             continue
         found[split] = _split(task, folder, split, images, look=look, progress=progress)

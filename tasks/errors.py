@@ -29,3 +29,7 @@ class DatasetError(ValueError):
         self.problem = problem
         self.file = file
         self.record = record
+
+
+class AbsentError(DatasetError):
+    """A split, or a file beside it, that the folder does not hold at all."""

@@ -1,8 +1,9 @@
 """`python -m tasks.fetch DATASET FOLDER --repo REPO`: a Hub mirror as local Parquet, through `datasets`.
 
 Needs the `datasets` package and a reachable hub (or a local folder in the place of REPO). Each split of each
-configuration becomes one Parquet file, which the readers then read like a mirror that was downloaded by hand. Mirrors
-that rely on a loading script are refused by `datasets` 4 and later.
+configuration becomes one Parquet file, which the readers then read like a mirror that was downloaded by hand; official
+splits that `datasets` would merge (dev_seen and dev_unseen into `validation`) stay apart. Mirrors that rely on a
+loading script are refused by `datasets` 4 and later.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 MIRRORS = {
     "flickr30k": "nlphuji/flickr30k",
@@ -36,9 +37,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def fetch(
-    repo: str, folder: Path, *, configs: Sequence[str] | None = None, splits: Sequence[str] | None = None
+    repo: str,
+    folder: Path,
+    *,
+    configs: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    official: Sequence[str] = (),
 ) -> list[Path]:
     """Writes `[CONFIG/]SPLIT-00000-of-00001.parquet` files and returns them.
+
+    Args:
+        official: names of splits that stay apart where the mirror has a file for each.
 
     Raises:
         TaskError: `datasets` is not installed, the mirror cannot be reached, or it has no such configuration or split.
@@ -53,14 +62,23 @@ def fetch(
         present = datasets.get_dataset_config_names(repo)
         written = []
         for config in _chosen(configs, present, f"configuration of {repo}"):
-            for split in _chosen(splits, datasets.get_dataset_split_names(repo, config), f"split of {repo} {config}"):
-                safe = [re.sub(r"[^A-Za-z0-9_.-]", "_", part) for part in (config, split)]
+            builder = datasets.load_dataset_builder(repo, config)
+            files = {str(split): list(map(str, urls)) for split, urls in (builder.config.data_files or {}).items()}
+            parts = {
+                name: {split: apart}
+                for split in datasets.get_dataset_split_names(repo, config)
+                for name, apart in _parts(split, files.get(split, []), official).items()
+            }
+            for name in _chosen(splits, list(parts), f"split of {repo} {config}"):
+                safe = [re.sub(r"[^A-Za-z0-9_.-]", "_", part) for part in (config, name)]
                 place = folder if len(present) == 1 else folder / safe[0]
                 path = place / f"{safe[1]}-00000-of-00001.parquet"
                 if not path.exists():
                     place.mkdir(parents=True, exist_ok=True)
                     partial = path.with_name(f"{path.name}.part")
-                    datasets.load_dataset(repo, config, split=split).to_parquet(str(partial))
+                    ((split, apart),) = parts[name].items()
+                    only = {"data_files": {split: apart}, "features": builder.info.features} if apart else {}
+                    datasets.load_dataset(repo, config, split=split, **only).to_parquet(str(partial))
                     partial.replace(path)
                 written.append(path)
     except TaskError:
@@ -68,6 +86,16 @@ def fetch(
     except Exception as error:  # `datasets` has no common error: connections, missing repositories, scripts
         raise TaskError(f"{repo} cannot be fetched: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     return written
+
+
+def _parts(split: str, files: Sequence[str], official: Sequence[str]) -> dict[str, list[str]]:
+    """What is written of a split, by name: all of it, or its files where they bear names of several official splits."""
+    from tasks.discovery import shard_of
+
+    named: dict[str, list[str]] = {}
+    for file in files:
+        named.setdefault(shard_of(PurePosixPath(file))[1], []).append(file)
+    return named if len(named) > 1 and named.keys() <= set(official) else {split: []}
 
 
 def _chosen(wanted: Sequence[str] | None, present: Sequence[str], what: str) -> Sequence[str]:
@@ -84,13 +112,15 @@ def _chosen(wanted: Sequence[str] | None, present: Sequence[str], what: str) -> 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit status."""
     flags = parser().parse_args(arguments)
+    from tasks import load_task
     from tasks.errors import TaskError
 
     try:
         repo = flags.repo or MIRRORS.get(flags.dataset)
         if repo is None:
             raise TaskError(f"{flags.dataset!r} has no usual mirror: name one with --repo")
-        for path in fetch(repo, flags.folder, configs=flags.configs, splits=flags.splits):
+        official = load_task(flags.dataset).official if flags.dataset in MIRRORS else ()
+        for path in fetch(repo, flags.folder, configs=flags.configs, splits=flags.splits, official=official):
             print(path)
     except (TaskError, OSError) as error:
         print(f"tasks.fetch: {error}", file=sys.stderr)

@@ -27,17 +27,6 @@ def existing_folder(folder: Path) -> Path:
     raise DatasetError("there is no such folder", file=folder)
 
 
-def find_file(folder: Path, names: tuple[str, ...], *, under: tuple[str, ...] = ("",)) -> Path:
-    """The first of `names` that exists in one of the subfolders `under`. Raises DatasetError naming what was
-    sought.
-    """
-    for sub in under:
-        for name in names:
-            if (folder / sub / name).exists():
-                return folder / sub / name
-    raise DatasetError(f"holds none of {', '.join(names)}", file=folder)
-
-
 def valid_text(value: object, *, what: str, file: Path, record: str | None) -> str:
     """A string that UTF-8 can hold."""
     if not isinstance(value, str):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -15,7 +16,7 @@ from typing import ClassVar, TypeVar
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_by, mean_score
 from tasks.discovery import Found
 from tasks.embedded import Embedded
-from tasks.errors import TaskError
+from tasks.errors import AbsentError, TaskError
 from tasks.exports import write_text
 from tasks.gqa_metrics import Choices, GqaQuestion, GqaScores, gqa_scores
 from tasks.gqa_rows import UNBALANCED, embedded_places, examples_of, question_tables, read_choices, read_questions
@@ -114,8 +115,11 @@ class Gqa(Task):
             "binary": {key: correct[key] for key, kind in typed.items() if kind != "query"},
             **{name: part for name, part in found.shares.items() if name != "accuracy"},
         }
+        unread = (_entailed(questions) & said.keys()) - questions.keys()
         absent = {
-            "consistency": "no correct question entails another, or an entailed one was not predicted (predict *_all)",
+            "consistency": f"the folder holds no file of questions that others entail, such as {min(unread)!r} (*_all)"
+            if unread
+            else "no correct question entails another, or an entailed one was not predicted (predict *_all)",
             "validity": "the folder has no choices file for this split",
             "plausibility": "the folder has no choices file for this split",
             "distribution": "no question has a global group",
@@ -147,14 +151,14 @@ class Gqa(Task):
     def _questions(
         self, folder: Path, split: str, predictions: Mapping[str, str]
     ) -> tuple[dict[str, GqaQuestion], dict[str, Choices] | None]:
-        """The split's questions, with the unbalanced ones where they were predicted and are entailed; choices."""
+        """The split's questions, with unbalanced ones where they were predicted, are entailed and at hand; choices."""
         source = SOURCE.get(split, split)
         family = source.split("_")[0]
         questions = read_questions(folder, source)
-        wanted = {other for question in questions.values() for other in question.entailed}
-        if source.endswith("balanced") and (wanted & predictions.keys()) - questions.keys():
-            questions = read_questions(folder, f"{family}_all") | questions
-        return questions, read_choices(folder, family)
+        if source.endswith("balanced") and (_entailed(questions) & predictions.keys()) - questions.keys():
+            with suppress(AbsentError):
+                questions = read_questions(folder, f"{family}_all") | questions
+        return questions, read_choices(folder, family, of=self.source(folder, split))
 
     def chance(self, test: Split) -> float:
         """One of the usual vocabulary's answers."""
@@ -178,6 +182,10 @@ class Gqa(Task):
 
     def predictions(self, path: Path) -> dict[str, Prediction]:
         return read_entries(path, key="questionId", value="prediction")
+
+
+def _entailed(questions: Mapping[str, GqaQuestion]) -> set[str]:
+    return {other for question in questions.values() for other in question.entailed}
 
 
 def _balanced(rows: Sequence[Sliced]) -> list[Sliced]:

@@ -24,7 +24,8 @@ class GqaQuestion:
     Attributes:
         structural: "" (as the other types) where the format of the file has no types.
         group: `groups.global`, None where null.
-        steps: number of operations in the functional program.
+        steps: number of operations in the functional program, without those that ask for existence or a name at its
+            end (`getStepsNum` of eval.py).
     """
 
     text: str

@@ -11,18 +11,17 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from tasks.discovery import Found, Shape, annotation_files, find_tables
+from tasks.discovery import Found, Shape, annotation_files, companion, find_tables
 from tasks.embedded import Embedded
-from tasks.errors import DatasetError
+from tasks.errors import AbsentError, DatasetError
 from tasks.examples import Example
-from tasks.files import Record, find_file, load_json, valid_text
+from tasks.files import Record, load_json, valid_text
 from tasks.gqa_metrics import Choices, GqaQuestion
 from tasks.paths import relative_image
 from tasks.soft_answers import read_weights
 from tasks.tables import open_table
 
 ANSWERED = ("train", "val", "testdev")
-FOLDERS = ("", "questions1.2", "questions", "eval")
 OFFICIAL = Shape("official JSON", ("imageId", "question"), containers=("keyed",))
 HUB = Shape("Hub table", ("id", "imageId", "question"))
 LXMERT = Shape("LXMERT JSON", ("question_id", "img_id", "sent"))
@@ -40,6 +39,7 @@ STEMS = {
 }
 UNBALANCED = {"balanced": "no"}
 """The slice of questions that enter no official score; those of balanced splits have no such slice."""
+ASKING = ("exist", "query: name", "choose name")
 QUOTED = re.compile(r"""['"]([^'"]+)['"]""")
 
 
@@ -86,11 +86,15 @@ def read_questions(folder: Path, source: str) -> dict[str, GqaQuestion]:
     return questions
 
 
-def read_choices(folder: Path, family: str) -> dict[str, Choices] | None:
-    """The choices of "train" or "val"; None where there is no such file (testdev has none)."""
+def read_choices(folder: Path, family: str, *, of: Path | None = None) -> dict[str, Choices] | None:
+    """The choices of "train" or "val"; None where there is no such file (testdev has none).
+
+    Args:
+        of: the questions file; of several files of choices, the one nearest to it (else to the folder) is read.
+    """
     try:
-        file = find_file(folder, (f"{family}_choices.json",), under=FOLDERS)
-    except DatasetError:
+        file = companion(folder, f"{family}_choices.json", of=of or folder / f"{family}_questions.json")
+    except AbsentError:
         return None
     outer = Record(load_json(file, repeated_keys="refuse"), file=file, name=None)
     choices = {}
@@ -171,8 +175,14 @@ def _question(record: Record, shape: Shape) -> GqaQuestion:
         balanced=balanced,
         group=None if groups.get("global") is None else groups.text("global"),
         entailed=_entailed(record),
-        steps=len(record.items("semantic")),
+        steps=sum(not _asks(step) for step in record.records("semantic")),
     )
+
+
+def _asks(step: Record) -> bool:
+    """Whether an operation puts the question and finds nothing, so that `getStepsNum` of eval.py does not count it."""
+    shown = f"{step.get('operation')}: {step.get('argument')}"
+    return any(mark in shown for mark in ASKING)
 
 
 def _entailed(record: Record) -> tuple[str, ...]:

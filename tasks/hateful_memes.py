@@ -2,7 +2,9 @@
 
 Phase 2 has train, dev_seen, test_seen, dev_unseen and test_unseen; phase 1 has train, dev and test, of which
 dev and test stand in for the seen splits when those are absent (phase 1's test has no labels, so it can be
-predicted but not scored). The image is named by `img`, because ids are not zero-padded as file names are.
+predicted but not scored). Mirrors merge seen and unseen under those names, or mean the unseen by them: a file with
+more records than the seen split has is refused. The image is named by `img`, because ids are not zero-padded as file
+names are.
 """
 
 from __future__ import annotations
@@ -10,20 +12,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task
-from tasks.discovery import Found, Shape, annotation_files, find_tables
+from tasks.discovery import Found, Shape, find_tables, parts_named, shard_of
 from tasks.embedded import Embedded
-from tasks.errors import TaskError
+from tasks.errors import DatasetError, TaskError
 from tasks.files import Record
 from tasks.official_scores import OfficialScores
 from tasks.paths import relative_image
 from tasks.predictions import Prediction, read_meme_csv, write_meme_csv
+from tasks.published import SIZES
 
 LABELS = ("0", "1")  # "1" is hateful
 SOURCES = {"train": ("train",), "select": ("dev_seen", "dev"), "test": ("test_seen", "test")}
+STANDS_FOR = {"dev": "dev_seen", "test": "test_seen"}
 SHAPES = (
     Shape("official JSONL", ("id", "img", "text"), containers=("lines", "list")),
     Shape("mirror as table", ("id", "img|image", "text")),
@@ -44,10 +48,12 @@ class HatefulMemes(Task):
     def tables(self, folder: Path, split: str) -> list[Found]:
         parts = SOURCES.get(split, (split,))
         names = tuple(f"{name}.jsonl" for name in parts)
-        for part in parts:
-            if any(_named_part(file.name.lower()) == part for file in annotation_files(folder)):
-                return find_tables(folder, part=part, part_of=_named_part, shapes=SHAPES, expected=names)
-        return find_tables(folder, part=parts[0], part_of=_named_part, shapes=SHAPES, expected=names)
+        present = parts_named(folder, _named_part)
+        part = next((part for part in parts if part in present), parts[0])
+        found = find_tables(folder, part=part, part_of=_named_part, shapes=SHAPES, expected=names)
+        if part in STANDS_FOR:
+            _check_stand_in(found, STANDS_FOR[part])
+        return found
 
     def records(self, folder: Path, split: str) -> Iterator[Sequence[Example]]:
         for found in self.tables(folder, split):
@@ -131,8 +137,20 @@ def labelled(answers: Sequence[Answer]) -> tuple[list[int], list[float]]:
 
 
 def _named_part(relative: str) -> str | None:
-    found = NAMED_PART.search(relative.rpartition("/")[2])
+    found = NAMED_PART.search(shard_of(PurePosixPath(relative))[1])
     return {"validation": "dev", "val": "dev"}.get(found[1], found[1]) if found else None
+
+
+def _check_stand_in(found: Sequence[Found], part: str) -> None:
+    """Raises DatasetError if a file named dev or test holds more records than the seen split that it stands for."""
+    size = SIZES["hateful_memes"][part][0] or 0
+    count = sum(1 for table in found for _ in table.table.rows())
+    if count > size:
+        problem = (
+            f"holds {count} records, more than the {size} of {part} that it would stand for: give each official split a"
+            f" file of its own name, such as {part}.jsonl (tasks.fetch does)"
+        )
+        raise DatasetError(problem, file=found[0].file)
 
 
 def _example(record: Record) -> Example:

@@ -11,23 +11,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_score
 from tasks.caption_rows import PARTS, SHAPES, captioned_images
-from tasks.discovery import Found, find_tables
+from tasks.discovery import SPELLINGS, Found, find_tables, shard_of
 from tasks.errors import TaskError
 from tasks.retrieval_metrics import CUTOFFS, chance_mean_recall
 
 WANTED = {"train": ("train", "restval"), "select": ("val",)}
-NAMED_PART = re.compile(r"(?:^|[^a-z])(train|restval|validation|val|dev|test)(?:[^a-z]|$)")
+NAMED_PART = re.compile(r"(?:^|[^a-z])(train|restval|validation|valid|val|dev|test)(?:[^a-z]|$)")
 
 
 def named_part(relative: str) -> str | None:
     """The split that a file's name tells."""
-    found = NAMED_PART.search(relative.rpartition("/")[2])
-    return {"validation": "val", "dev": "val"}.get(found[1], found[1]) if found else None
+    found = NAMED_PART.search(shard_of(PurePosixPath(relative))[1])
+    return SPELLINGS.get(found[1], found[1]) if found else None
 
 
 @dataclass(frozen=True)

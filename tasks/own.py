@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_by, mean_score
 from tasks.caption_rows import LAVIS, captioned_images
-from tasks.discovery import Found, Shape, find_tables
+from tasks.discovery import Found, Shape, find_tables, split_of
 from tasks.embedded import Embedded
 from tasks.errors import TaskError
 from tasks.files import Record, decode
@@ -45,12 +45,12 @@ def own_tables(folder: Path, split: str, keys: tuple[str, ...]) -> list[Found]:
 
 
 def own_rows(tables: Sequence[Found], split: str) -> Iterator[Record]:
-    """The split's rows."""
+    """The split's rows. Raises DatasetError where a record names no split that there is."""
     part = PART.get(split, split)
     for found in tables:
         for record in found.table.rows():
             key = found.shape.split_key
-            if key is None or named_part(record.text(key).lower()) == part:
+            if key is None or split_of(record, key, Own.official) == part:
                 yield record
 
 

@@ -191,7 +191,14 @@ def read_similarity(
         rows = _order(path, arrays["images"].tolist(), images, "images")
         columns = _order(path, arrays["captions"].tolist(), captions, "captions")
         pair = pair[0][rows][:, columns], pair[1][rows][:, columns]
-    return pair[0].astype(np.float32, copy=False), pair[1].astype(np.float32, copy=False)
+    return _unrounded(pair[0]), _unrounded(pair[1])
+
+
+def _unrounded(matrix: np.ndarray) -> np.ndarray:
+    """In single precision where that holds the values, else in double: rounding makes ties, which count as misses."""
+    import numpy as np
+
+    return matrix.astype(np.float32 if matrix.dtype in (np.float16, np.float32) else np.float64, copy=False)
 
 
 def _order(path: Path, found: Sequence[object], wanted: Sequence[str], what: str) -> list[int]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isnan
+from functools import cached_property
+from math import inf
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tasks.base import Answer, Example
@@ -69,12 +70,21 @@ class Shortlist:
 
     def pairs(self) -> Int[Tensor, "p 2"]:
         """The distinct (image row, caption column) pairs that matching must score, in row-major order."""
-        rows = torch.arange(len(self.i2t))[:, None].expand_as(self.i2t)
-        columns = torch.arange(len(self.t2i))[:, None].expand_as(self.t2i)
-        by_image = torch.stack((rows.reshape(-1), self.i2t.reshape(-1)), dim=1)
-        by_caption = torch.stack((self.t2i.reshape(-1), columns.reshape(-1)), dim=1)
-        distinct: Tensor = torch.unique(torch.cat((by_image, by_caption)), dim=0)
+        num_captions = len(self.t2i)
+        return torch.stack((self.cells // num_captions, self.cells % num_captions), dim=1)
+
+    @cached_property
+    def cells(self) -> Int[Tensor, " p"]:
+        """The pairs as positions in the matrix, row after row, in ascending order."""
+        by_image, by_caption = self.cells_of_queries()
+        distinct: Tensor = torch.unique(torch.cat((by_image.reshape(-1), by_caption.reshape(-1))))
         return distinct
+
+    def cells_of_queries(self) -> tuple[Int[Tensor, "images k"], Int[Tensor, "captions n"]]:
+        """Positions in the matrix of what is listed for each image and for each caption."""
+        num_captions = len(self.t2i)
+        by_image = torch.arange(len(self.i2t))[:, None] * num_captions + self.i2t
+        return by_image, self.t2i * num_captions + torch.arange(num_captions)[:, None]
 
 
 def retrieval_answers(
@@ -140,38 +150,37 @@ def rerank(
     """
     gallery = Gallery.of(examples)
     _check_shape(similarity, gallery)
-    pairs = listed.pairs()
-    if len(pairs) != len(logits):
-        raise TaskError(f"{len(logits)} match logits for {len(pairs)} shortlisted pairs")
-    matched: dict[tuple[int, int], float] = {
-        (image, caption): logit
-        for (image, caption), logit in zip(pairs.tolist(), logits.detach().double().tolist(), strict=True)
-    }
+    if len(listed.cells) != len(logits):
+        raise TaskError(f"{len(logits)} match logits for {len(listed.cells)} shortlisted pairs")
+    matched = logits.detach().cpu().double()
     contrast = retrieval_ranks(similarity.detach().cpu(), gallery.owner)
-    owned, owner = gallery.own_captions(), gallery.owner.tolist()
-    ranks: tuple[list[int], list[int]] = ([], [])
-    tops: tuple[list[int], list[int]] = ([], [])
-    for image, columns in enumerate(listed.i2t.tolist()):
-        found = {column: matched[image, column] for column in columns}
-        _place(found, set(owned[image]), int(contrast.i2t[image]), ranks[0], tops[0])
-    for caption, images in enumerate(listed.t2i.tolist()):
-        found = {image: matched[image, caption] for image in images}
-        _place(found, {owner[caption]}, int(contrast.t2i[caption]), ranks[1], tops[1])
-    return _answers(gallery, ranks, tops, None)
+    by_image, by_caption = (matched[torch.searchsorted(listed.cells, cells)] for cells in listed.cells_of_queries())
+    own_captions = gallery.owner[listed.i2t] == torch.arange(len(gallery.images))[:, None]
+    i2t = _places(by_image, own_captions, contrast.i2t)
+    t2i = _places(by_caption, listed.t2i == gallery.owner[:, None], contrast.t2i)
+    tops = _picked(listed.i2t, i2t[1]), _picked(listed.t2i, t2i[1])
+    return _answers(gallery, (i2t[0].tolist(), t2i[0].tolist()), tops, None)
 
 
-def _place(found: dict[int, float], own: set[int], otherwise: int, ranks: list[int], tops: list[int]) -> None:
-    """Appends the rank of the best own item among the shortlisted, ties against it, and the item that comes
-    first.
+def _places(
+    values: Float[Tensor, "q k"], own: Bool[Tensor, "q k"], otherwise: Int[Tensor, " q"]
+) -> tuple[Int[Tensor, " q"], Int[Tensor, " q"]]:
+    """For each query the rank of its best own item among the shortlisted, and which place holds the first item.
+
+    Args:
+        values: of the shortlisted; ties go against own items, and so does what is not a number.
+        otherwise: ranks of queries whose own items are not listed.
     """
-    found = {item: (-inf if item in own else inf) if isnan(value) else value for item, value in found.items()}
-    tops.append(max(found, key=lambda item: (found[item], item not in own)))
-    present = [found[item] for item in found if item in own]
-    if not present:
-        ranks.append(otherwise)
-        return
-    best = max(present)
-    ranks.append(1 + sum(value >= best for item, value in found.items() if item not in own))
+    values = torch.where(values.isnan(), torch.where(own, -inf, inf), values)
+    best_own = values.masked_fill(~own, -inf).amax(1, keepdim=True)
+    beaten = ((values >= best_own) & ~own).sum(1)
+    first = values == values.amax(1, keepdim=True)
+    return torch.where(own.any(1), 1 + beaten, otherwise), (2 * first.int() - (first & own).int()).argmax(1)
+
+
+def _picked(items: Int[Tensor, "q k"], places: Int[Tensor, " q"]) -> list[int]:
+    picked: list[int] = items.gather(1, places[:, None])[:, 0].tolist()
+    return picked
 
 
 def _nearest(scores: np.ndarray, own: np.ndarray, size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from tasks.base import Answer, Baselines, Example, Objective, Split, Task, mean_by, mean_score
-from tasks.discovery import Found, Shape, find_tables
+from tasks.discovery import Found, Shape, find_tables, shard_of
 from tasks.embedded import Embedded
 from tasks.exports import write_text
 from tasks.files import Record
@@ -97,7 +97,7 @@ class SnliVe(Task):
 
 
 def _named_part(relative: str) -> str | None:
-    found = NAMED_PART.search(relative.rpartition("/")[2])
+    found = NAMED_PART.search(shard_of(PurePosixPath(relative))[1])
     return {"validation": "dev", "val": "dev"}.get(found[1], found[1]) if found else None
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from tasks.discovery import Found, Shape, annotation_files, find_tables
+from tasks.discovery import Found, Shape, companion, find_tables, parts_named, shard_of
 from tasks.embedded import Embedded
 from tasks.errors import DatasetError
 from tasks.examples import Example
-from tasks.files import Record, find_file
+from tasks.files import Record
 from tasks.json_stream import stream_records
 from tasks.paths import relative_image
 from tasks.soft_answers import read_weights
@@ -25,7 +25,7 @@ from tasks.vocabulary import vqa_consensus
 
 ANSWERED = ("train2014", "val2014", "nominival", "minival")
 PARTS = ("train2014", "val2014", "test2015", "test-dev2015", "nominival", "minival")
-FOLDERS = ("", "questions", "annotations")
+WITHOUT_QUESTIONS = ("_annotations.json", "_complementary_pairs.json")
 QUESTIONS = Shape("official JSON", ("question_id", "question", "image_id"), envelope="questions")
 LXMERT = Shape("LXMERT JSON", ("question_id", "img_id", "sent"))
 LAVIS = Shape("LAVIS/ALBEF JSON", ("question_id", "question", "image"), without=("image_id",))
@@ -56,17 +56,17 @@ class Annotation(NamedTuple):
 
 
 def named_part(relative: str) -> str | None:
-    """The split that a file's name tells; "" for annotations, which are found through their questions."""
-    if relative.endswith("_annotations.json"):
+    """The split that a file's name tells; "" for official files without questions."""
+    if relative.endswith(WITHOUT_QUESTIONS):
         return ""
-    found = NAMED_PART.search(relative.rpartition("/")[2])
+    found = NAMED_PART.search(shard_of(PurePosixPath(relative))[1])
     return SPELLINGS.get(found[1], found[1]) if found else None
 
 
 def question_tables(folder: Path, part: str) -> list[Found]:
     """The file of an official split; LXMERT's two halves of val2014 where that is what there is."""
     halves = ("nominival", "minival")
-    names = {named_part(file.name.lower()) for file in annotation_files(folder)}
+    names = parts_named(folder, named_part)
     if part == "val2014" and part not in names and names >= set(halves):
         return [found for half in halves for found in question_tables(folder, half)]
     expected = (f"v2_OpenEnded_mscoco_{part}_questions.json",)
@@ -82,7 +82,7 @@ def examples_of(folder: Path, part: str) -> Iterator[Example]:
     tables = question_tables(folder, part)
     file, annotations = tables[0].file, None
     if tables[0].shape is QUESTIONS and part in ANSWERED:
-        file = find_file(folder, (f"v2_mscoco_{part}_annotations.json",), under=FOLDERS)
+        file = companion(folder, f"v2_mscoco_{part}_annotations.json", of=file)
         annotations = read_annotations(file)
     for found in tables:
         for record in found.table.rows():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import official_files as official
@@ -99,6 +100,18 @@ def test_a_file_at_fault_is_an_error_and_no_absent_split(tmp_path: Path, capsys:
     official.write_lines(tmp_path / "train.jsonl", [official.meme(1), official.meme(1)])
     assert main(["hateful_memes", str(tmp_path), "--look", "none"]) == 2
     assert "an id is used twice" in capsys.readouterr().err
+
+
+def test_a_split_in_two_files_is_an_error_and_no_absent_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    official.write_lines(tmp_path / "train.jsonl", [official.meme(1)])
+    for name in ("dev_seen_a.jsonl", "dev_seen_b.jsonl"):
+        official.write_lines(tmp_path / name, [official.meme(2)])
+    assert main(["hateful_memes", str(tmp_path), "--look", "none"]) == 2
+    assert re.search(r"'dev_seen' is in more than one file: keep one of .*_a\.jsonl, ", capsys.readouterr().err)
+    (tmp_path / "dev_seen_b.jsonl").unlink()
+    assert main(["hateful_memes", str(tmp_path), "--look", "none"]) == 0
 
 
 def test_published_sizes_are_of_splits_that_exist() -> None:

@@ -59,3 +59,24 @@ def test_a_mirror_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
         fetch(str(tmp_path / "empty"), tmp_path / "data")
     assert main(["pets", str(tmp_path)]) == 2
     assert "has no usual mirror" in capsys.readouterr().err
+
+
+def test_official_splits_that_datasets_would_merge_stay_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`datasets` calls both dev files `validation` and both test files `test`; dev_seen and dev_unseen share ids."""
+    numbers = {"train": (1, 2), "dev_seen": (3, 4), "dev_unseen": (4, 5), "test_seen": (6,), "test_unseen": (7, 8)}
+    hub, data = tmp_path / "hub", tmp_path / "data"
+    for part, ids in numbers.items():
+        official.write_lines(hub / f"{part}.jsonl", [official.meme(k, k % 2) for k in ids])
+        for k in ids:
+            official.png(hub / "img" / f"{k:05d}.png")
+    assert main(["hateful_memes", str(data), "--repo", str(hub)]) == 0
+    written = [Path(line).name for line in capsys.readouterr().out.split()]
+    assert sorted(written) == sorted(f"{part}-00000-of-00001.parquet" for part in numbers)
+    task = load_task("hateful_memes")
+    for part, ids in numbers.items():
+        assert [e.id for e in task.read(data, part).examples] == [str(k) for k in ids]
+    assert task.read(data, "select").examples == task.read(hub, "dev_seen").examples
+    assert main(["hateful_memes", str(tmp_path / "one"), "--repo", str(hub), "--splits", "dev_unseen"]) == 0
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["dev_unseen-00000-of-00001.parquet"]

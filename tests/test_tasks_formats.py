@@ -119,6 +119,9 @@ def test_raw_captions_take_their_split_from_lists(tmp_path: Path) -> None:
         "2199200615.jpg#4\tA dog runs across the grass .\n7.jpg#0\tNo\n",
     )
     assert pairs(task.read(tokens, "test").examples) == expected
+    official.write_text(tmp_path / "test.txt", "5\n12\n7.jpg\n")
+    with pytest.raises(DatasetError, match=r"results\.csv: has no captions of 2 of 3 listed images, such as '5'"):
+        task.read(tmp_path, "test")
     official.write_text(tmp_path / "results.csv", KAGGLE + "3.jpg| no number nor separator\n")
     with pytest.raises(DatasetError, match=r"results\.csv, record line 6: has 2 fields for 3 columns"):
         task.read(tmp_path, "test")
@@ -155,6 +158,28 @@ def test_memes_from_the_hub(tmp_path: Path) -> None:
     official.write_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet", rows)
     (example,) = load_task("hateful_memes").read(tmp_path, "select").examples
     assert (example.id, example.image, example.target) == ("7", "img/00007.png", "1")
+
+
+@pytest.mark.parametrize(("split", "name", "size"), [("select", "validation", 500), ("test", "test", 1000)])
+def test_memes_that_cannot_stand_for_the_seen_split(tmp_path: Path, split: str, name: str, size: int) -> None:
+    """Mirrors merge seen and unseen, or mean the unseen; phase 1's files have as many records as the seen splits."""
+    rows = [{"id": k, "img": f"img/{k:05d}.png", "label": k % 2, "text": "look"} for k in range(size + 1)]
+    file = official.write_parquet(tmp_path / f"{name}-00000-of-00001.parquet", rows[:size])  # type: ignore[arg-type]
+    task = load_task("hateful_memes")
+    assert len(task.read(tmp_path, split).examples) == size
+    official.write_parquet(file, rows)  # type: ignore[arg-type]
+    with pytest.raises(DatasetError, match=rf"holds {size + 1} records, more than the {size} of \w+_seen"):
+        task.read(tmp_path, split)
+    seen = {"select": "dev_seen", "test": "test_seen"}[split]
+    official.write_parquet(tmp_path / f"{seen}-00000-of-00001.parquet", rows[:3])  # type: ignore[arg-type]
+    assert len(task.read(tmp_path, split).examples) == 3
+
+
+def test_two_containers_of_one_split_are_not_read_as_shards(tmp_path: Path) -> None:
+    rows = [{"image": f"{k}.png", "label": "ab"[k]} for k in range(2)]
+    official.write_lines(tmp_path / "train.jsonl", rows)  # type: ignore[arg-type]
+    official.write_text(tmp_path / "train.csv", "image,label\n0.png,a\n1.png,b\n")
+    assert len(load_task("classification").read(tmp_path, "train").examples) == 2
 
 
 def test_two_files_of_one_split_are_not_guessed_between(tmp_path: Path) -> None:
@@ -229,6 +254,34 @@ def test_vqa_from_the_hub_and_lavis_is_the_official(tmp_path: Path) -> None:
     (weighted,) = task.read(tmp_path / "graphcore", "test").examples
     assert weighted.extra["weights"] == {"yes": 1.0, "no": 0.3}
     assert weighted.image == "val2014/COCO_val2014_000000000007.jpg"
+
+
+def test_tables_that_the_hub_converted(tmp_path: Path) -> None:
+    """refs/convert/parquet has CONFIG/SPLIT/0000.parquet: the folder names the split, all numbers belong together."""
+    rows = [
+        {"filename": f"{k}.jpg", "split": ("test", "train")[k % 2], "sentids": [str(k)], "caption": [f"A cup {k}."]}
+        for k in range(6)
+    ]
+    for number in range(3):
+        file = tmp_path / "flickr" / "TEST" / "test" / f"000{number}.parquet"
+        official.write_parquet(file, rows[2 * number : 2 * number + 2])  # type: ignore[arg-type]
+    assert [e.id for e in load_task("flickr30k").read(tmp_path / "flickr", "test").examples] == ["0", "2", "4"]
+    for number in (1, 2):  # two folders of one configuration, each row with its split
+        file = tmp_path / "coco" / "default" / ("train", "validation")[number - 1] / "0000.parquet"
+        split = ("train", "validation")[number - 1]
+        row = {"filepath": "val2014", "filename": f"{number}.jpg", "split": split, "sentids": [number]}
+        official.write_parquet(file, [row | {"sentences": [f"A cup {number}."]}])
+    assert [e.id for e in load_task("coco").read(tmp_path / "coco", "select").examples] == ["2"]
+    official.write_parquet(tmp_path / "vqa" / "default" / "validation" / "0000.parquet", [official.hub_vqa(7)])
+    official.write_parquet(tmp_path / "vqa" / "default" / "validation" / "0001.parquet", [official.hub_vqa(8)])
+    official.write_parquet(tmp_path / "vqa" / "default" / "testdev" / "0000.parquet", [official.hub_vqa(9)])
+    assert [e.id for e in load_task("vqa").read(tmp_path / "vqa", "test").examples] == ["7000", "8000"]
+    memes: list[dict[str, object]] = [official.meme(3)]
+    official.write_parquet(tmp_path / "memes" / "default" / "validation" / "0000.parquet", memes)
+    assert [e.id for e in load_task("hateful_memes").read(tmp_path / "memes", "select").examples] == ["3"]
+    snli = {"filename": "1.jpg", "premise": "A man sits.", "hypothesis": "He is tired.", "label": 0}
+    official.write_parquet(tmp_path / "snli" / "default" / "validation" / "0000.parquet", [snli])
+    assert [e.target for e in load_task("snli_ve").read(tmp_path / "snli", "select").examples] == ["entailment"]
 
 
 def test_gqa_from_the_hub_and_lxmert(tmp_path: Path) -> None:

@@ -235,3 +235,27 @@ def test_a_broken_contract_is_named(tmp_path: Path, clause: str, message: str) -
     task: Task = type("Wrong", (Wrong,), {"clause": clause})()
     with pytest.raises(TaskError, match=message):
         check_task(task, folder)
+
+
+def test_a_split_column_in_other_spellings(tmp_path: Path) -> None:
+    """Usual spellings are read, and no row is lost in silence to another."""
+    parts = ["train", "Valid", "validation", "dev", "val", "TEST "]
+    rows: list[dict[str, object]] = [
+        {"image": f"{k}.png", "label": "a", "question": "what?", "answer": "a", "caption": "a", "split": part}
+        for k, part in enumerate(parts)
+    ]
+    for name in ("classification", "questions", "pairs"):
+        file = tmp_path / name / "everything.jsonl"
+        official.write_lines(file, rows)
+        read = {part: load_task(name).read(tmp_path / name, part).images() for part in ("train", "select", "test")}
+        assert read == {
+            "train": ["0.png"],
+            "select": ["1.png", "2.png", "3.png", "4.png"],
+            "test": ["5.png"],
+        }
+        for wrong, near in (("training", "train"), ("tset", "test")):
+            official.write_lines(file, [*rows, rows[0] | {"split": wrong}])
+            with pytest.raises(DatasetError, match=rf"line 7: split '{wrong}' is none of .*: did you mean '{near}'"):
+                load_task(name).read(tmp_path / name, "select")
+    official.write_lines(tmp_path / "named" / "valid.jsonl", LABELS)
+    assert len(load_task("classification").read(tmp_path / "named", "select").examples) == 3

@@ -89,6 +89,62 @@ def test_vqa_question_without_annotation_and_the_other_way(tmp_path: Path, which
         load_task("vqa").read(tmp_path, "test")
 
 
+def test_vqa_pairs_lists_and_a_macs_files_are_no_questions(tmp_path: Path) -> None:
+    """The release's complementary pairs bear the split's name; an archive made on a Mac adds `._` files."""
+    for part, number in (("train2014", 5), ("val2014", 7)):
+        official.write_vqa(tmp_path, part, [number])
+        official.write_json(tmp_path / f"v2_mscoco_{part}_complementary_pairs.json", [[number * 1000, 9000]])
+        questions = f"v2_OpenEnded_mscoco_{part}_questions.json"
+        for place in (tmp_path, tmp_path / "__MACOSX"):
+            place.mkdir(exist_ok=True)
+            (place / f"._{questions}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X\xff")
+        official.write_json(tmp_path / "__MACOSX" / questions, [])
+    task = load_task("vqa")
+    assert [e.id for e in task.read(tmp_path, "train2014").examples] == ["5000"]
+    assert [e.id for e in task.read(tmp_path, "test").examples] == ["7000"]
+
+
+def test_unreadable_files_matter_where_nothing_else_fits_or_a_shard_would_be_lost(tmp_path: Path) -> None:
+    task = load_task("snli_ve")
+    notes = official.write_text(tmp_path / "notes_test.json", "[[1, 2]]")
+    with pytest.raises(DatasetError, match=r"notes_test\.json, record \[0\]: expected a JSON object, found list"):
+        task.read(tmp_path, "test")
+    row = {"filename": "1.jpg", "premise": "A man sits.", "hypothesis": "He is tired.", "label": 0}
+    official.write_parquet(tmp_path / "test-00000-of-00002.parquet", [row])
+    assert notes.exists() and len(task.read(tmp_path, "test").examples) == 1
+    (tmp_path / "test-00001-of-00002.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(DatasetError, match=r"test-00001-of-00002\.parquet: is not readable Parquet"):
+        task.read(tmp_path, "test")
+    official.write_text(tmp_path / "snli_ve_dev.jsonl", "{")
+    official.write_parquet(tmp_path / "validation-00000-of-00001.parquet", [row])
+    with pytest.raises(DatasetError, match=r"snli_ve_dev\.jsonl, record line 1: is not JSON"):
+        task.read(tmp_path, "dev")
+
+
+@pytest.mark.parametrize(
+    ("questions", "annotations"),
+    [("Questions", "Annotations"), ("v2_Questions_Val_mscoco", "v2_Annotations_Val_mscoco"), ("a/b", "c")],
+)
+def test_vqa_annotations_are_found_in_folders_of_their_own(tmp_path: Path, questions: str, annotations: str) -> None:
+    official.write_vqa(tmp_path / questions, "val2014", [7])
+    name = "v2_mscoco_val2014_annotations.json"
+    (tmp_path / annotations).mkdir()
+    (tmp_path / questions / name).rename(tmp_path / annotations / name)
+    task = load_task("vqa")
+    assert [e.target for e in task.read(tmp_path, "test").examples] == [("yes",) * 10]
+    far = json.loads((tmp_path / annotations / name).read_text())
+    official.write_json(tmp_path / "old" / "copies" / "of" / name, far | {"annotations": []})
+    assert len(task.read(tmp_path, "test").examples) == 1
+    official.write_json(tmp_path / f"{annotations}_2" / name, far)
+    with pytest.raises(DatasetError, match=rf"{name} is there more than once: keep one of "):
+        task.read(tmp_path, "test")
+    (tmp_path / f"{annotations}_2" / name).unlink()
+    (tmp_path / annotations / name).unlink()
+    (tmp_path / "old" / "copies" / "of" / name).unlink()
+    with pytest.raises(DatasetError, match=rf"holds no {name}, which belongs to v2_OpenEnded"):
+        task.read(tmp_path, "test")
+
+
 def test_gqa_ids_stay_strings(tmp_path: Path) -> None:
     official.write_json(tmp_path / "questions1.2" / "testdev_balanced_questions.json", official.gqa())
     official.touch(tmp_path / "images" / "0012.jpg")
@@ -127,6 +183,12 @@ def test_gqa_choices(tmp_path: Path) -> None:
     )
     choices = read_choices(tmp_path, "val")
     assert choices is not None and choices["1"].valid == {"a", "b"} and choices["1"].plausible == {"a"}
+    inner = tmp_path / "questions1.2"
+    official.write_json(inner / "eval" / "val_choices.json", {"1": {"valid": ["c"], "plausible": ["c"]}})
+    found = read_choices(tmp_path, "val", of=inner / "val_balanced_questions.json")
+    assert found is not None and found["1"].valid == {"c"}
+    (tmp_path / "eval" / "val_choices.json").unlink()
+    assert read_choices(tmp_path, "val") == found
 
 
 def test_snli_ve_takes_three_spellings_and_the_sibling_images(tmp_path: Path) -> None:

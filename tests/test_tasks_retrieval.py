@@ -5,6 +5,7 @@ re-ranking.
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import official_files as official
@@ -212,6 +213,45 @@ def test_rerank_keeps_the_contrast_rank_of_what_is_not_listed() -> None:
     assert [answer.prediction for answer in answers] == [answer.prediction for answer in contrast]
     with pytest.raises(TaskError, match="shortlist of 0"):
         shortlist(SIMILARITY, examples, size=0)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 7))
+@settings(max_examples=25)
+def test_rerank_is_the_rule_query_by_query(seed: int, size: int) -> None:
+    """Few values, so that ties abound; some are not numbers, and count against own items."""
+    generator = torch.Generator().manual_seed(seed)
+    owner = [0, 1, 2, 3, *torch.randint(0, 4, (6,), generator=generator).tolist()]
+    similarity = torch.randint(0, 4, (4, 10), generator=generator).float()
+    examples = captions(owner)
+    listed = shortlist(similarity, examples, size=size)
+    pairs = listed.pairs()
+    logits = torch.randint(0, 3, (len(pairs),), generator=generator).float()
+    logits[torch.rand(len(pairs), generator=generator) < 0.2] = torch.nan
+    matched = {(image, caption): logits[k].item() for k, (image, caption) in enumerate(pairs.tolist())}
+    answers = rerank(similarity, examples, listed, logits)
+    contrast = retrieval_answers(similarity, examples)
+    queries = [[(image, caption) for caption in row] for image, row in enumerate(listed.i2t.tolist())]
+    queries += [[(image, caption) for image in row] for caption, row in enumerate(listed.t2i.tolist())]
+    assert sorted({pair for query in queries for pair in query}) == [tuple(pair) for pair in pairs.tolist()]
+    for query, answer, before in zip(queries, answers, contrast, strict=True):
+        own = [matched[pair] for pair in query if owner[pair[1]] == pair[0]]
+        rivals = [matched[pair] for pair in query if owner[pair[1]] != pair[0]]
+        best = max((value for value in own if value == value), default=-torch.inf)
+        assert answer.rank == (1 + sum(not value < best for value in rivals) if own else before.rank)
+
+
+def test_rerank_holds_no_python_object_for_every_pair() -> None:
+    """COCO's 5,000 captions by 256 are 1.28 million pairs."""
+    examples = captions([k // 5 for k in range(500)])
+    similarity = torch.randn(100, 500, generator=torch.Generator().manual_seed(0))
+    listed = shortlist(similarity, examples, size=100)
+    logits = torch.randn(len(listed.pairs()), generator=torch.Generator().manual_seed(1))
+    assert len(logits) == 50_000
+    tracemalloc.start()
+    rerank(similarity, examples, listed, logits)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4_000_000  # of Python's own memory; 80 bytes a pair
 
 
 def test_a_tied_shortlist_leaves_own_items_out() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tasks import load_task
 from tasks.check import write_exclusions
-from tasks.errors import PredictionError, TaskError
+from tasks.errors import DatasetError, PredictionError, TaskError
 from tasks.intervals import auroc_leaf, mean_leaf, means_leaf
 from tasks.predictions import read_similarity, write_similarity
 from tasks.score import main, score
@@ -100,6 +100,55 @@ def test_gqa_specification_example(tmp_path: Path, capsys: pytest.CaptureFixture
     assert list(found["not_run"]) == ["grounding"]
 
 
+def test_gqa_counts_steps_as_the_official_script(tmp_path: Path) -> None:
+    """`getStepsNum` of eval.py leaves out operations that ask whether something exists or what it is called."""
+    select = ("select", "cup (1)")
+    programs = {
+        "1": (select, ("exist", "?")),
+        "2": (select, ("filter color", "red"), ("query", "name")),
+        "3": (select, ("choose name", "cup|jar")),
+        "4": (select, ("query", "color")),
+        "5": (select, ("relate", "on,subject,table (2)"), ("verify rel", "name,to the left of,o (3)")),
+    }
+    questions = {
+        key: official.gqa_question()
+        | {"semantic": [{"operation": name, "argument": argument, "dependencies": []} for name, argument in program]}
+        for key, program in programs.items()
+    }
+    official.write_json(tmp_path / "testdev_balanced_questions.json", questions)
+    entries = [{"questionId": key, "prediction": "red" if key in "23" else "blue"} for key in questions]
+    said = official.write_json(tmp_path / "said.json", entries)
+    found, answers = score(load_task("gqa"), tmp_path, "test", said)
+    assert [answer.slices["steps"] for answer in answers] == ["1", "2", "1", "2", "3"]
+    assert [found["printed"][f"steps={number}"] for number in (1, 2, 3)] == [50.0, 50.0, 0.0]
+
+
+def test_gqa_predictions_of_all_where_the_folder_has_balanced_questions_alone(tmp_path: Path) -> None:
+    questions = {"1": official.gqa_question(entailed=("9",)), "2": official.gqa_question(answer="blue")}
+    official.write_json(tmp_path / "val_balanced_questions.json", questions)
+    entries = [{"questionId": key, "prediction": "red"} for key in ("1", "2", "9")]
+    said = official.write_json(tmp_path / "said.json", entries)
+    found, _ = score(load_task("gqa"), tmp_path, "val_balanced", said)
+    assert (found["printed"]["accuracy"], found["n"]) == (50.0, 2)
+    assert found["not_run"]["consistency"] == (
+        "the folder holds no file of questions that others entail, such as '9' (*_all)"
+    )
+    official.write_json(tmp_path / "val_all_questions.json", {"9": official.gqa_question(balanced=False)})
+    assert score(load_task("gqa"), tmp_path, "val_balanced", said)[0]["printed"]["consistency"] == 100.0
+    official.write_text(tmp_path / "val_all_questions.json", "{")
+    with pytest.raises(DatasetError, match=r"val_all_questions\.json"):
+        score(load_task("gqa"), tmp_path, "val_balanced", said)
+
+
+def test_gqa_choices_below_the_questions_are_found(tmp_path: Path) -> None:
+    official.write_json(tmp_path / "questions1.2" / "val_balanced_questions.json", {"1": official.gqa_question()})
+    choices = {"1": {"valid": ["red", "blue"], "plausible": ["blue"]}}
+    official.write_json(tmp_path / "questions1.2" / "eval" / "val_choices.json", choices)
+    said = official.write_json(tmp_path / "said.json", [{"questionId": "1", "prediction": "red"}])
+    printed = score(load_task("gqa"), tmp_path, "val_balanced", said)[0]["printed"]
+    assert (printed["validity"], printed["plausibility"]) == (100.0, 0.0)
+
+
 def test_gqa_says_what_it_cannot_know(tmp_path: Path) -> None:
     path = write_gqa(tmp_path, {key: answer for key, answer in GQA_SAID.items() if key != "q6"})
     (tmp_path / "eval" / "val_choices.json").unlink()
@@ -149,6 +198,29 @@ def test_coco_1k_folds_beside_the_whole(tmp_path: Path) -> None:
     assert (found["printed"]["recall@1_i2t"], found["printed"]["recall@1_t2i"]) == (0.0, 0.0)
     assert (found["printed"]["recall@5_t2i"], found["printed"]["recall@5_i2t"]) == (100.0, 0.0)
     assert (found["printed"]["1k_recall@1_i2t"], found["printed"]["1k_rsum"]) == (100.0, 600.0)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kept"),
+    [("f2", "f4"), ("f4", "f4"), (">f4", "f8"), ("f8", "f8"), ("g", "f8"), ("i1", "f8"), ("i8", "f8"), ("u4", "f8")],
+)
+def test_similarities_are_not_rounded(tmp_path: Path, stored: str, kept: str) -> None:
+    values = np.array([[3, 1, 2], [0, 2, 1]]).astype(stored)
+    np.save(tmp_path / "said.npy", values)
+    for found in read_similarity(tmp_path / "said.npy", ["a", "b"], ["x", "y", "z"]):
+        assert found.dtype == np.dtype(kept) and found.tolist() == values.tolist()
+
+
+def test_probabilities_near_one_do_not_tie(tmp_path: Path) -> None:
+    """In single precision 1 - 1e-9 and 1 - 2e-9 are both 1, a tie that would rank the own item last."""
+    images = [official.karpathy_image(k, "test", coco=False) for k in range(2)]
+    official.write_json(tmp_path / "dataset_flickr30k.json", {"images": images, "dataset": "flickr30k"})
+    own = np.repeat(np.eye(2, dtype=bool), 5, axis=1)
+    np.save(tmp_path / "said.npy", np.where(own, 1 - 1e-9, 1 - 2e-9))
+    found, answers = score(load_task("flickr30k"), tmp_path, "test", tmp_path / "said.npy")
+    assert [answer.rank for answer in answers] == [1] * 12
+    assert all(answer.prediction in answer.target.split() for answer in answers)
+    assert found["printed"]["rsum"] == 600.0
 
 
 def test_similarities_that_do_not_fit(tmp_path: Path) -> None:
