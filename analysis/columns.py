@@ -18,7 +18,7 @@ from analysis.coalition_values import EXACT_UP_TO, Coalition, CoalitionSpace, al
 from analysis.controls import CONTROLS, NOT_CONTROLS
 from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.metric_values import METRICS, logprob_statistic, metric_statistic, unit_of
+from analysis.metric_values import kind_of, logprob_statistic, metric_statistic, unit_of
 from analysis.run_files import TableMode
 
 
@@ -38,7 +38,7 @@ class Columns:
     @property
     def empty_by_definition(self) -> bool:
         """Whether the coalition without encoders is chance because nothing can be answered without images."""
-        return METRICS[self.metric] == "directions"
+        return kind_of(self.metric) == "directions"
 
     @property
     def names(self) -> list[CellName]:

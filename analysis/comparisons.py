@@ -27,7 +27,7 @@ from analysis.draws import Draws
 from analysis.floor import find_floor
 from analysis.image_use import image_use
 from analysis.leaves import SHARE, is_run, leaf, not_run
-from analysis.metric_values import METRICS
+from analysis.metric_values import kind_of
 from analysis.power import detectable_difference, examples_needed
 from analysis.removals import disagreements
 from analysis.verdict import is_binary, mcnemar_exact
@@ -139,7 +139,7 @@ def _p_value(columns: Columns, gains: Draws, column: int, others: Sequence[str])
     """Exact McNemar where it applies (one seed, right or wrong, one example an image), else of the draws."""
     answers = columns.answers
     one_each = answers.rows.num_clusters == len(answers.rows.ids) and len(answers.seeds) == 1
-    if METRICS[columns.metric] == "mean" and one_each:
+    if kind_of(columns.metric) == "mean" and one_each:
         [whole] = columns.coalition_cells(columns.space.aliases)
         [rest] = columns.coalition_cells(others)
         if is_binary(whole.score, rest.score):

@@ -21,7 +21,7 @@ from analysis.coalition_values import CoalitionSpace
 from analysis.draws import Draws
 from analysis.errors import AnswersError
 from analysis.leaves import SHARE, Leaf, is_run, leaf, not_run
-from analysis.metric_values import METRICS, MeanStatistic
+from analysis.metric_values import MeanStatistic, kind_of
 from analysis.sampled import estimate
 
 NATS = "nats"
@@ -164,7 +164,7 @@ def contribution_share(
     Args:
         seeds: per seed the cells of all coalitions, in the space's order.
     """
-    if METRICS[metric] != "mean" or not space.complete:
+    if kind_of(metric) != "mean" or not space.complete:
         return not_run("defined for means over examples with all coalitions evaluated")
     statistics = [_share_statistic(rows, cells, space) for cells in seeds]
     draws = resampler.draw(statistics)

@@ -46,7 +46,7 @@ class Variances(NamedTuple):
     """What a number's variance is made of.
 
     Attributes:
-        images: of images, as all seeds see them.
+        images: of images, but for what of it `seeds` holds.
         seeds: between seeds, over their number.
         peculiar: what `seeds` would be if nothing but the choice of images told seeds apart; more images shrink it.
         added: of the estimate itself.
@@ -161,7 +161,8 @@ class Draws:
         own, count = self.seed_samples[:, :, column], self.num_seeds
         peculiar = unbiased * float(np.nanvar(own - own.mean(axis=0), axis=1, ddof=1).sum()) / (count * (count - 1))
         between = float(np.var(self.seed_points[:, column], ddof=1)) / count
-        return Variances(max(images - peculiar, 0.0), between, peculiar, added, rare)
+        # What is peculiar to seeds is in the seeds' part; of seeds that happen to agree it holds less than that.
+        return Variances(max(images - min(peculiar, between), 0.0), between, peculiar, added, rare)
 
     def standard_error(self, column: int) -> float:
         """Square root of the whole variance."""

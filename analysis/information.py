@@ -22,7 +22,7 @@ from analysis.answers import Cell, TaskAnswers
 from analysis.bootstrap import Resampler
 from analysis.draws import Draws
 from analysis.leaves import Leaf, leaf, not_run, rounded
-from analysis.metric_values import METRICS, mean_statistic
+from analysis.metric_values import kind_of, mean_statistic
 
 PARTS = ("redundant", "unique_first", "unique_second", "synergy")
 MOST_ANSWERS = 4
@@ -118,7 +118,7 @@ def _conditional(joint: Float[np.ndarray, "r t x z"]) -> Float[np.ndarray, " r"]
 def shared_information(answers: TaskAnswers, metric: str, solo: Mapping[str, Sequence[Cell]]) -> list[Any] | Leaf:
     """One entry per pair of encoders: each part with its interval, and what shuffled targets show of it."""
     targets = sorted(set(answers.rows.targets))
-    if METRICS[metric] == "directions" or not 2 <= len(targets) <= MOST_ANSWERS:
+    if kind_of(metric) == "directions" or not 2 <= len(targets) <= MOST_ANSWERS:
         return not_run(f"computed for tasks of 2 to {MOST_ANSWERS} answers, this one has {len(targets)}")
     rows = answers.rows
     target = np.searchsorted(targets, rows.targets).astype(np.int64)

@@ -39,6 +39,11 @@ RECALL_RANKS = (1, 5, 10)
 SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
+def kind_of(metric: str) -> Kind:
+    """How a metric is made of answers; one that is not listed is its own task's, a mean of the answers' scores."""
+    return METRICS.get(metric, "mean")
+
+
 def metric_of(task: str, stated: str | None, rows: Rows, cell: Cell) -> str:
     """The name of the primary metric: as stated by the run, else by the task's name, else by what is
     filled."""
@@ -120,23 +125,21 @@ def metric_statistic(
     """The primary metric of each cell, over all rows or the kept ones.
 
     Args:
-        metric: one of `METRICS`.
+        metric: one of `METRICS`, or the name of the mean of its own task's scores.
         keep: rows of a slice; retrieval then averages over the directions that have any.
 
     Raises:
         AnswersError: a needed value is null, a rank below 1, an AUROC target that is not 0 or 1.
     """
-    if metric not in METRICS:
-        raise AnswersError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
     kept = np.ones(len(rows.ids), dtype=bool) if keep is None else keep
-    if METRICS[metric] == "auroc":
+    if kind_of(metric) == "auroc":
         strange = set(rows.targets) - {"0", "1"}
         if strange:
             raise AnswersError(f"AUROC needs targets '0' and '1', found {sorted(strange)[0]!r}")
         probabilities = _stack(cells, "probability")
         return AurocStatistic(rows.targets[kept] == "1", probabilities[kept], rows.clusters[kept])
     scores = _stack(cells, "score")
-    if METRICS[metric] == "mean":
+    if kind_of(metric) == "mean":
         return mean_statistic(scores, rows, keep=kept)
     return _over_directions(scores, rows, kept)
 
@@ -144,12 +147,12 @@ def metric_statistic(
 def unit_of(metric: str, rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> float:
     """By how much one example can change the metric over the kept rows: 0 where there is none."""
     kept = np.ones(len(rows.ids), dtype=bool) if keep is None else keep
-    of = {"auroc": rows.targets, "directions": rows.directions, "mean": np.zeros(len(rows.ids))}[METRICS[metric]]
+    of = {"auroc": rows.targets, "directions": rows.directions, "mean": np.zeros(len(rows.ids))}[kind_of(metric)]
     counts = np.unique(of[kept], return_counts=True)[1]
     if not len(counts):
         return 0.0
     # A query of one direction moves the mean of both; a meme moves its pairs with all memes of the other class.
-    return float(1 / counts.min() / (len(counts) if METRICS[metric] == "directions" else 1))
+    return float(1 / counts.min() / (len(counts) if kind_of(metric) == "directions" else 1))
 
 
 def _over_directions(
@@ -179,9 +182,9 @@ def secondary_statistic(metric: str, rows: Rows, cell: Cell) -> tuple[list[str],
 
     `rsum` is on the customary scale from 0 to 600; all others are fractions.
     """
-    if METRICS[metric] == "auroc":
+    if kind_of(metric) == "auroc":
         return ["accuracy"], mean_statistic(cell.correct[:, None].astype(np.float64), rows)
-    if METRICS[metric] != "directions" or (cell.rank < 0).all():
+    if kind_of(metric) != "directions" or (cell.rank < 0).all():
         return [], None
     if (cell.rank < 1).any():
         raise AnswersError(f"retrieval ranks start at 1, found {int(cell.rank.min())}")
@@ -209,4 +212,4 @@ def correctness(metric: str, cell: Cell) -> Bool[np.ndarray, " n"]:
     The half is a convention: VQA's shares are soft (0, 0.3, 0.6, 0.9, 1), and a retrieval query with its
     own item among the first five has a share of 2/3.
     """
-    return cell.correct if METRICS[metric] == "auroc" else cell.score >= 0.5
+    return cell.correct if kind_of(metric) == "auroc" else cell.score >= 0.5

@@ -19,7 +19,7 @@ from analysis.answers import Cell, TaskAnswers
 from analysis.bootstrap import Resampler
 from analysis.draws import Draws
 from analysis.leaves import CORRELATION, SHARE, UP_TO_ONE, Leaf, leaf, not_run
-from analysis.metric_values import METRICS, correctness, mean_statistic
+from analysis.metric_values import correctness, kind_of, mean_statistic
 
 QUANTITIES = ("union", "disagreement", "double_fault", "q", "error_consistency", "union_independent")
 ENSEMBLE = ("union", "union_independent", "best_single", "headroom_captured")
@@ -99,7 +99,7 @@ def pair_overlap(answers: TaskAnswers, metric: str, resampler: Resampler, solo: 
 
 
 def _capa(answers: TaskAnswers, metric: str, resampler: Resampler, cells: Sequence[Sequence[Cell]]) -> Leaf:
-    if METRICS[metric] == "directions":
+    if kind_of(metric) == "directions":
         return not_run("a ranking has no options to agree on")
     options = len(set(answers.vocabulary) | set(answers.rows.targets))
     if options < 2:

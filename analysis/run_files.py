@@ -96,15 +96,20 @@ def read_json(path: Path, *, needed: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def training_of(files: RunFiles, task: str) -> dict[str, Any]:
-    """Steps and convergence of the models that answered a task: its own, else the joint one."""
-    table = [record for record in files.training if record.get("mode") == files.table_mode]
-    models = [r for r in table if r["model"] == task] or [r for r in table if r["model"] == "joint"]
+    """Steps and convergence of the models that answered a task, its own or else the joint one, and of the blind one."""
+
+    def trained(mode: str) -> list[Mapping[str, Any]]:
+        found = [record for record in files.training if record.get("mode") == mode]
+        return [r for r in found if r["model"] == task] or [r for r in found if r["model"] == "joint"]
+
+    models, blind = trained(files.table_mode), trained("blind")
     if not models:
         reason = not_run(f"the run folder holds no training record of the {files.table_mode} model")
         return {"steps": reason, "converged": reason}
     return {
         "steps": min(int(record["steps"]) for record in models),
         "converged": all(bool(record["converged"]) for record in models),
+        **({"blind_steps": min(int(record["steps"]) for record in blind)} if blind else {}),
     }
 
 

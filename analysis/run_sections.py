@@ -98,7 +98,7 @@ def training(results: dict[str, Any]) -> Section:
     ]
     if not rows:
         return Section("training", "Training", ["The run folder holds no training records."], [])
-    head = ("model", "steps", "examples seen", "converged")
+    head = ("model", "steps", "examples seen", "moved by at most 1 pt over the last fifth")
     table = Table("training-models", "Trained models", head, rows, shown=True)
     blocks = _there([figures.training_figure(results), table])
     lead = ["Steps seen, and whether the validation score had stopped rising."]

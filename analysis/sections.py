@@ -11,7 +11,16 @@ from analysis import run_sections
 from analysis.blocks import Cell, Page, Table, Verdict
 from analysis.tables import share
 from analysis.task_sections import task_sections
-from analysis.words import headline, image_use_words, points, short, title_of, training_words, verdict_sentence
+from analysis.words import (
+    headline,
+    image_use_words,
+    points,
+    short,
+    title_of,
+    training_words,
+    verdict_sentence,
+    world_lines,
+)
 
 
 def run_page(results: dict[str, Any]) -> Page:
@@ -26,6 +35,7 @@ def run_page(results: dict[str, Any]) -> Page:
             f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}. {results['interval_note']}"
         ),
         lead=[
+            *world_lines(results),
             "For each task, what dropping one encoder costs, with its grade; brackets hold 95 % intervals. Grades: "
             "established, suggestive, undetermined, redundant, harmful."
         ],

@@ -221,7 +221,10 @@ def limit_lines(results: dict[str, Any]) -> list[str]:
         "encoders and tasks of this run; those of slices after Benjamini and Hochberg within a task.",
     ]
     if unfinished:
-        lines.append(f"Training had not converged, or is not known to have: {', '.join(unfinished)}.")
+        lines.append(
+            "Over the last fifth of training validation still moved by more than 1\u00a0pt, or that is not known: "
+            f"{', '.join(unfinished)}."
+        )
     if blind:
         lines.append(f"The evaluation does not look at the image: {', '.join(blind)}.")
     if left_out:

@@ -21,7 +21,7 @@ from analysis.contributions import Contributions, contribution_share, in_log_pro
 from analysis.draws import Draws
 from analysis.information import shared_information
 from analysis.leaves import SHARE, Leaf, leaf, not_run
-from analysis.metric_values import METRICS, metric_of, secondary_statistic
+from analysis.metric_values import kind_of, metric_of, secondary_statistic
 from analysis.overlap import CONVENTION, ensemble_overlap, exclusive_sets, pair_overlap
 from analysis.removals import REMOVALS, RETRAINED, OtherValues, removal_cells
 from analysis.rescues import flips
@@ -132,7 +132,7 @@ def _shortfall(context: TaskContext) -> list[dict[str, Any]]:
 
 
 def _contribution_share(context: TaskContext) -> dict[str, Leaf] | Leaf:
-    if METRICS[context.columns.metric] != "mean":
+    if kind_of(context.columns.metric) != "mean":
         return not_run("examples have no Shapley values of their own where the metric is of the set")
     cells = (context.columns.cells(name) for name in context.columns.names)
     seeds = list(zip(*cells, strict=True))
@@ -203,7 +203,7 @@ def _secondary(context: TaskContext) -> dict[str, Leaf]:
                 result[prefix + name] = leaf(draws, column, n=context.n, bounds=(0.0, 600.0))
                 result[prefix + name]["unit"] = "sum of six recalls in points, 0 to 600"
                 continue
-            direction = name.partition("_")[2] if METRICS[columns.metric] == "directions" else ""
+            direction = name.partition("_")[2] if kind_of(columns.metric) == "directions" else ""
             n = int((context.answers.rows.directions == direction).sum()) if direction else context.n
             result[prefix + name] = leaf(draws, column, n=n, bounds=SHARE)
     return result

@@ -23,6 +23,7 @@ from analysis.sentences import (
 )
 from analysis.words import (
     attention_flag_words,
+    blind_lines,
     claim_words,
     image_use_words,
     is_retrained,
@@ -197,7 +198,7 @@ def _controls(results: dict[str, Any]) -> Section:
         "Controls",
         lead,
         lambda name, task: [gain_figure(name, task), evidence_tables.control_table(name, task)],
-        lambda task: [claim_words(task), image_use_words(task)],
+        lambda task: [claim_words(task), image_use_words(task), *blind_lines(task)],
     )
 
 

@@ -231,6 +231,17 @@ def is_retrained(results: dict[str, Any]) -> bool:
     return modes == {"retrained"}
 
 
+def world_lines(results: dict[str, Any]) -> list[str]:
+    """That a run answered rendered pictures, where it did: its tasks bear the names of real datasets."""
+    config = results["provenance"]["config"]
+    if "data" not in config or config["data"] is not None:
+        return []
+    return [
+        "These are answers to the embedded world: rendered pictures and texts in the formats of the datasets, not the"
+        " datasets. No number here is one of a published benchmark."
+    ]
+
+
 def removal_words(results: dict[str, Any]) -> str:
     """What it means that an encoder is absent."""
     if not is_retrained(results):
@@ -245,14 +256,20 @@ def removal_words(results: dict[str, Any]) -> str:
 
 
 def training_words(task: dict[str, Any]) -> str:
-    """How long the model was trained, and whether that was long enough."""
+    """How long the model was trained, and whether its score still moved."""
     if not isinstance(task["steps"], int):
         return "How long the model was trained is not recorded."
-    state = (
-        "had converged"
-        if task["converged"]
-        else "had not converged, so longer training may change what it shows"
-    )
+    still = "more than 1\u00a0pt, so longer training may change what it shows"
+    state = "at most 1\u00a0pt" if task["converged"] else still
+    moved = f"validation moved over the last fifth of them by {state}"
     if task["coalitions"][-1]["mode"] == "retrained":
-        return f"Each coalition's own model saw {task['steps']:,} steps; together they {state}."
-    return f"The model saw {task['steps']:,} steps and {state}."
+        return f"Each coalition's own model saw {task['steps']:,} steps; {moved}."
+    return f"The model saw {task['steps']:,} steps; {moved}."
+
+
+def blind_lines(task: dict[str, Any]) -> list[str]:
+    """That the blind model was trained otherwise than the table's, where it was."""
+    blind, steps = task.get("blind_steps"), task["steps"]
+    if not isinstance(blind, int) or not isinstance(steps, int) or blind == steps:
+        return []
+    return [f"The blind model saw {blind:,} steps, the others {steps:,}: its score may not be the best of its kind."]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -90,13 +90,19 @@ class Bench:
         return TaskModel(fusion, {"gqa": item.task.objective(item.splits["train"], self.shape.width)})
 
     def batches(self, model: TaskModel, steps: int) -> list[Sequence[Group]]:
-        """The steps' groups, in memory."""
+        """The steps' groups, in memory and in float32, as any other loop would hold them."""
         settings = self.config.train
         dropout = make_dropout(model.fusion.widths, settings)
         objectives = {"gqa": model.objective("gqa")}
         reader = Batches(self.bank, objectives, settings, dropout, "masked", 0, steps, ALONE)
         sampler = Sampler({"gqa": self.data["gqa"].splits["train"].examples}, settings, seed=0)
-        return [group for draw in sampler.draws(last=steps) for group in reader.read(draw).parts]
+        parts = [part for draw in sampler.draws(last=steps) for part in reader.read(draw).parts]
+        return [[_in_float32(group) for group in part] for part in parts]
+
+
+def _in_float32(group: Group) -> Group:
+    features = {alias: replace(found, tokens=found.tokens.float()) for alias, found in group.features.items()}
+    return replace(group, features=features)
 
 
 def concat_step(model: TaskModel, group: Group, coalition: Coalition) -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.command_line import Parser, exit_status
 
@@ -25,15 +25,16 @@ def parser() -> Parser:
     made = Parser(prog="python -m experiments.combine", description=__doc__)
     made.add_argument("--preset", default=None, help="demo (default), demo-full, tiny, base or large")
     made.add_argument("--config", type=Path, help="a JSON file such as a run's config.json, instead of a preset")
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}  # a flag that is given twice adds to itself
     made.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="such as train.lr=1e-4"
+        "--set", **several, default=[], metavar="KEY=VALUE", dest="settings", help="such as train.lr=1e-4"
     )
-    made.add_argument("--tasks", nargs="+", help="flickr30k coco vqa gqa snli_ve hateful_memes, NAME=SPEC or FILE.py")
+    made.add_argument("--tasks", **several, help="flickr30k coco vqa gqa snli_ve hateful_memes, NAME=SPEC or FILE.py")
     made.add_argument(
-        "--encoders", nargs="+", metavar="ALIAS=SPEC", help="such as clip=open_clip:ViT-B-32/openai?pool=7x7"
+        "--encoders", **several, metavar="ALIAS=SPEC", help="such as 'clip=open_clip:ViT-B-32/openai?pool=7x7'"
     )
     made.add_argument("--data", help="folder with one folder per dataset; default: the embedded world")
-    made.add_argument("--images", nargs="+", metavar="TASK=FOLDER", default=[], help="where a task's images lie")
+    made.add_argument("--images", **several, metavar="TASK=FOLDER", default=[], help="where a task's images lie")
     made.add_argument("--exclude", metavar="FILE", help="images to leave out, as tasks.check --exclude writes them")
     made.add_argument(
         "--exclude-undecodable", action="store_true", help="leave out images that do not decode, and record them"
@@ -44,7 +45,7 @@ def parser() -> Parser:
     made.add_argument("--run", help="name of the run's folder")
     made.add_argument("--runs", help="folder of all runs (default: runs)")
     made.add_argument("--cache", help="folder of features and the embedded world (default: cache)")
-    made.add_argument("--seeds", nargs="+", type=int, help="training seeds")
+    made.add_argument("--seeds", **several, type=int, help="training seeds")
     made.add_argument(
         "--coalitions",
         choices=("masked", "retrained", "both"),
@@ -111,7 +112,7 @@ def configure(args: argparse.Namespace) -> RunConfig:
         controls=args.controls,
         device=args.device,
     )
-    return settings.check(settings.override(config, args.settings))
+    return settings.check(settings.with_recipes(settings.override(config, args.settings)))
 
 
 def run(config: RunConfig, *, share: Share | None = None, say: Callable[[str], None] = print) -> Path:

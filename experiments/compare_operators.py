@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made = combine_parser()
     made.prog, made.description = "python -m experiments.compare_operators", __doc__
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.add_argument("--operators", nargs="+", metavar="NAME", help="which of them (default: all)")
+    made.add_argument("--operators", nargs="+", action="extend", metavar="NAME", help="which of them (default: all)")
     made.add_argument("--out", type=Path, default=Path("docs/operators.md"), help="where the table is written")
     return made
 

@@ -171,7 +171,22 @@ def large() -> RunConfig:
 
 def _published(*, part: int) -> TrainConfig:
     per_task = {task: recipe_values(task, part=part) for task in TASKS}
-    return TrainConfig(precision="bf16", groups=4, per_task=per_task, keep="best")
+    # What several tasks share, or a task of one's own: between the rates of the recipes.
+    return TrainConfig(
+        precision="bf16", groups=4, per_task=per_task, keep="best", lr=2e-5, lr_scale=FRESH, epochs=10.0, warmup=0.1
+    )
+
+
+FRESH = {"heads": 10.0, "adapters": 10.0}
+"""What starts at random learns faster than a trained trunk."""
+
+
+def with_recipes(config: RunConfig) -> RunConfig:
+    """The recipe of a built-in task also for one that is that task under another name, such as `mine=vqa`."""
+    train = config.train
+    known = train.per_task
+    again = {name: known[spec] for name, spec in config.own_tasks.items() if spec in known and name not in known}
+    return replace(config, train=replace(train, per_task={**known, **again})) if again else config
 
 
 TABLES = ("weights", "lr_scale", "images", "encoders", "task_options", "per_task", "control_checkpoints")
@@ -269,11 +284,29 @@ def check(config: RunConfig) -> RunConfig:
             f"evaluate.removals={list(config.evaluate.removals)} puts something in absent encoders' places, and with"
             " coalitions=retrained no model lacks any; nearest: coalitions=both"
         )
+    if config.data is None and config.preset in ("base", "large"):
+        raise ConfigError(
+            f"preset {config.preset!r} has no data: name the folder of your datasets with --data (nearest that needs"
+            " none: --preset tiny, on rendered pictures)"
+        )
+    if config.device is not None:
+        check_device(config.device)
     if len(config.encoders) > 8:
         raise ConfigError(f"{len(config.encoders)} encoders make {2 ** len(config.encoders)} coalitions; at most 8")
     for where, settings in ({"train": train} | config.train_of_tasks()).items():
         check_train(settings, aliases=tuple(config.encoders), layers=config.fusion.layers, where=where)
     return config
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that this machine does not have. Raises ConfigError."""
+    import torch
+
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    known = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    if device not in known:
+        what = "has no float64, in which losses are summed" if device.startswith("mps") else "is not here"
+        raise ConfigError(f"--device {device!r} {what}; this machine has {', '.join(known)}")
 
 
 OF_THE_RUN = ("joint", "per_task", "weights", "precision", "trackers")

@@ -62,7 +62,9 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     first = accelerator.is_main_process and share.index == 0
     if first:
         what = f"{len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}"
-        say(f"run {config.name}: {what}")
+        say(f"run {config.name}: {what}, {'the embedded world' if config.data is None else config.data}")
+        if config.data is None:
+            say("the embedded world: rendered pictures in the official formats, not the datasets; --data names these")
     check_data(config)
     encoders = load_encoders(config, str(accelerator.device))
     if share.index > 0 and config.data is None:
@@ -117,17 +119,30 @@ def _exclusion_lines(excluded: Mapping[str, Mapping[Any, list[str]]]) -> list[st
 
 
 def _check_run_folder(config: RunConfig) -> None:
-    """Refuses to mix two configurations in one folder."""
+    """Refuses to mix two configurations in one folder; one that only adds models to what is there goes on with it."""
     path = config.folder / "config.json"
     if not path.exists():
         return
     before, now = json.loads(path.read_text()), json.loads(json.dumps(config.to_dict()))
-    skipped = {"device", "runs", "cache", "run"}
-    changed = [key for key in now if key not in skipped and before.get(key) != now[key]]
+    skipped = {"device", "runs", "cache", "run", "preset"}
+    differing = [key for key in now if key not in skipped and before.get(key) != now[key]]
+    changed = [key for key in differing if not _adds(key, before.get(key), now[key])]
     if changed:
         raise ConfigError(
             f"{config.folder} holds a run with other settings ({', '.join(changed)}): name another with --run"
         )
+
+
+MORE = {"controls": ("none", "cheap", "full"), "coalitions": ("masked", "both")}
+"""Settings of which a later value asks for all that an earlier one does, and more."""
+
+
+def _adds(key: str, before: Any, now: Any) -> bool:
+    """Whether a run with the new value holds every model and cell of one with the old value, unchanged."""
+    if key == "seeds":
+        return bool(before == now[: len(before or ())])
+    order = MORE.get(key, ())
+    return before in order and now in order and order.index(before) < order.index(now)
 
 
 def load_encoders(config: RunConfig, device: str) -> dict[str, Encoder]:

@@ -132,7 +132,7 @@ def test_baselines_stand_beside_each_score(report: Report) -> None:
 def test_the_page_says_what_it_may_not_claim(report: Report) -> None:
     text = "".join(Page(report.html.read_text(encoding="utf-8")).text)
     assert "conditional on the one seed" in text
-    assert "had not converged" in text
+    assert "so longer training may change what it shows" in text
     assert "controls not run: duplicate, seeds, matched, averaged" in text
     assert "attention describes where the model looks" in text
     assert "established.</" not in text

@@ -108,11 +108,11 @@ def test_auroc_of_one_class_is_undefined_and_strange_targets_are_refused() -> No
         metric_statistic("auroc", rows_of([0, 1], targets=["1", "hateful"]), [cell_of([0, 0])])
 
 
-def test_missing_scores_and_unknown_metrics_are_refused() -> None:
+def test_missing_scores_are_refused_and_a_task_s_own_metric_is_the_mean_of_its_scores() -> None:
     with pytest.raises(AnswersError, match="1 answers have no score"):
         metric_statistic("accuracy", rows_of([0, 1]), [cell_of([float("nan"), 1.0])])
-    with pytest.raises(AnswersError, match="unknown metric 'f1'; known: accuracy"):
-        metric_statistic("f1", rows_of([0]), [cell_of([1.0])])
+    statistic = metric_statistic("closeness", rows_of([0, 1]), [cell_of([1.0, 0.5])])
+    assert statistic.values(ONES).tolist() == [[0.75]]
 
 
 def test_soft_shares_count_as_right_from_one_half() -> None:

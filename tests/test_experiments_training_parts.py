@@ -182,7 +182,7 @@ def test_presets_follow_the_recipes_and_round_trip() -> None:
         config = preset(name)
         with pytest.raises(ConfigError, match=f"preset '{name}' has no encoders: name yours"):
             check(config)
-        named = check(replace(config, encoders=dict(demo().encoders)))
+        named = check(replace(config, encoders=dict(demo().encoders), data="data"))
         assert RunConfig.from_dict(json.loads(json.dumps(named.to_dict()))) == named and named.fusion.layers == layers
         vqa, memes = named.train_of("vqa"), named.train_of("hateful_memes")
         assert (vqa.lr, vqa.batch_size, vqa.epochs, vqa.lr_scale["heads"]) == (5e-6, 512, 10.0, 50.0)
@@ -196,8 +196,10 @@ def test_what_an_accelerator_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatc
     on_cpu = replace(demo(), device="cpu")
     with pytest.raises(ConfigError, match="nearest on a CPU: bf16"):
         make_accelerator(check(override(on_cpu, ["train.precision=fp16"])))
-    with pytest.raises(ConfigError, match="'mps' has no float64.*nearest: cpu"):
-        make_accelerator(replace(demo(), device="mps"))
+    refused = {"mps": "'mps' has no float64", "gpu": "'gpu' is not here", "cuda:99": "'cuda:99' is not here"}
+    for device, why in refused.items():
+        with pytest.raises(ConfigError, match=f"{why}.*this machine has cpu"):
+            check(replace(demo(), device=device))
     with pytest.raises(ConfigError, match="leaves parts of 32, fewer than the 33 processes: raise the one to 66"):
         check_processes(replace(demo().train, groups=2), 33)
     monkeypatch.setattr("experiments.training.launch.get_available_trackers", lambda: ["tensorboard", "wandb"])

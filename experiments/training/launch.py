@@ -31,8 +31,6 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     names = tracker_names(train.trackers)
     if train.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("train.precision=fp16 needs a GPU, whose loss it scales; nearest on a CPU: bf16")
-    if config.device is not None and config.device.startswith("mps"):
-        raise ConfigError(f"device {config.device!r} has no float64, in which losses are summed; nearest: cpu")
     if config.device is not None and config.device.startswith("cuda:"):
         torch.cuda.set_device(config.device)
     made = Accelerator(

@@ -98,7 +98,7 @@ def train_model(
 
 def num_steps(settings: TrainConfig, mode: Mode, examples: int) -> int:
     """Steps of a training run over so many examples."""
-    if mode == "blind":
+    if mode == "blind" and settings.blind_steps is not None:
         return settings.blind_steps
     if settings.epochs is None:
         return settings.steps

@@ -17,5 +17,5 @@ def recipe_values(task: str, *, part: int) -> dict[str, Any]:
         "weight_decay": recipe.weight_decay,
         "batch_size": recipe.batch_size,
         "accumulate": -(-recipe.batch_size // part),
-        **({"epochs": float(number)} if unit == "epochs" else {"steps": int(number)}),
+        **({"epochs": float(number)} if unit == "epochs" else {"steps": int(number), "epochs": None}),
     }

@@ -26,7 +26,8 @@ class TrainConfig:
     Attributes:
         joint: one trunk with a head per task, or one model per task.
         per_task: values of these settings for the model of single tasks, where it is not `joint`.
-        steps: optimizer steps of a masked model; `blind_steps` of a text-only one.
+        steps: optimizer steps of a model.
+        blind_steps: of the text-only one beside it, where it is not trained as long.
         epochs: passes over the training set that make up the steps of a masked model, in place of `steps`.
         batch_size: examples a step, over all processes, split into `groups` that share one coalition each.
         accumulate: parts of a step whose gradients are summed, so that memory need hold one part only. A contrastive
@@ -57,7 +58,7 @@ class TrainConfig:
     joint: bool = False
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: int = 20_000
-    blind_steps: int = 5_000
+    blind_steps: int | None = None
     epochs: float | None = None
     batch_size: int = 96
     groups: int = 3
