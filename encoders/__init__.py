@@ -49,7 +49,8 @@ def load_encoder(spec: str | EncoderSpec, *, device: str = "cpu") -> Encoder:
     """The frozen encoder that a spec such as `clip=open_clip:ViT-B-32/openai?pool=7x7` names.
 
     Raises:
-        EncoderError: the spec is malformed, or its backend, model, option or local file does not exist.
+        EncoderError: the spec is malformed, or its backend, model, option or local file, or the device, does not
+            exist.
     """
     from importlib import import_module
 
@@ -60,6 +61,9 @@ def load_encoder(spec: str | EncoderSpec, *, device: str = "cpu") -> Encoder:
     table = backend_table()
     if parsed.backend not in table:
         raise EncoderError(f"unknown backend {parsed.backend!r} in {parsed}: {nearest(parsed.backend, table)}")
+    from encoders.base import check_device
+
+    check_device(device)
     module, _, attribute = table[parsed.backend].partition(":")
     encoder: Encoder = getattr(import_module(module), attribute)(parsed, device=device)
     return encoder

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from encoders.errors import EncoderError
+from encoders.errors import EncoderError, nearest
 from encoders.pooling import grid_boxes
 from encoders.preprocess import Preprocess
 
@@ -173,6 +173,24 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch does not have on this machine.
+
+    Raises:
+        EncoderError: it has none of this name; those that it has are named.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        count = torch.cuda.device_count()
+        there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        why = one_line(error, longest=120)
+        raise EncoderError(
+            f"device {device!r} cannot be used on this machine ({why}); {nearest(device, there)}"
+        ) from error
 
 
 def one_line(error: BaseException, *, longest: int = 300) -> str:

@@ -1,13 +1,13 @@
 """A backend's forward function compiled by `torch.compile`, for encoders that ask for it (`compile=yes`).
 
-Handed a function from pixels and layers to token grids; hands on one of the same signature. The weights are frozen, so
-inductor may fold them. The number of images is left open, so that the last batch of a part compiles nothing anew.
+Handed a function from pixels and layers to token grids; hands on one of the same signature. Weights stay inputs of what
+is compiled: inductor's freezing, which folds them, keeps a second copy of all. The number of images is left open, so
+that the last batch of a part compiles nothing anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,6 @@ from encoders.pooling import TokenGrid
 
 Forward = Callable[[Tensor, Sequence[Layer]], list[TokenGrid]]
 """Pixels and layers -> those layers' tokens, in order; None is the final features."""
-OPTIONS: dict[str, Any] = {"freezing": True}
-"""Inductor's. Freezing folds constant work on weights, such as their conversion to bfloat16."""
 
 
 def compiled(forward: Forward, *, name: str) -> Forward:
@@ -35,7 +33,7 @@ def compiled(forward: Forward, *, name: str) -> Forward:
     from torch._dynamo import maybe_mark_dynamic
     from torch._dynamo.exc import TorchDynamoException
 
-    run = torch.compile(forward, options=OPTIONS)
+    run = torch.compile(forward)
 
     def run_compiled(images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
         count = len(images)

@@ -1,7 +1,8 @@
 """How many images a forward pass takes, so that it fits the memory that is free.
 
 Handed the encoders of an extraction; hands on a number of images, judged by a pass of a few. On a GPU torch counts the
-bytes; on a processor the process's growth is read from Linux, and elsewhere the usual size is taken.
+bytes, and what waits beside it, in pinned memory, must fit as well; on a processor the process's growth is read from
+Linux, and elsewhere the usual size is taken.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from encoders.base import Encoder
 from encoders.decoding import batches_ahead
+from encoders.transfer import PRECISIONS, batches_behind
 
 BatchSize = int | Callable[[Sequence[Encoder]], int]
 """Images a forward pass, or what tells them for the encoders that lack features."""
@@ -32,7 +34,7 @@ def fitting_batch(encoders: Sequence[Encoder], *, device: str = "cpu", room: int
 
     Args:
         encoders: those that compute; `USUAL` where there are none.
-        room: bytes that are free; by default what the device has now.
+        room: bytes that are free on the device; by default what it has now.
     """
     kind = torch.device(device).type
     largest = LARGEST.get(kind, USUAL)
@@ -41,11 +43,27 @@ def fitting_batch(encoders: Sequence[Encoder], *, device: str = "cpu", room: int
     if not own or room is None:
         return USUAL
     each = max(pass_bytes(encoder, device=device) for encoder in own) / PROBE
-    if kind == "cpu":  # where decoded images wait too, in float32
-        sizes = [preprocess.output for preprocess in dict.fromkeys(encoder.preprocess for encoder in own)]
-        each += batches_ahead() * sum(4 * 3 * height * width for height, width in sizes)
-    fitting = int(SHARE * room / max(1.0, each))
+    if kind == "cpu":
+        fitting = _fitting(room, each + waiting_bytes(own))
+    else:
+        memory = free_bytes("cpu")
+        beside = largest if memory is None else _fitting(memory, waiting_bytes(own))
+        fitting = min(_fitting(room, each), beside)
     return max(1, min(largest, 1 << max(0, fitting.bit_length() - 1)))
+
+
+def _fitting(room: int, each: float) -> int:
+    return int(SHARE * room / max(1.0, each))
+
+
+def waiting_bytes(encoders: Sequence[Encoder]) -> int:
+    """What an image takes in memory outside the passes: decoded, in float32; and beside a GPU its features, as they
+    are stored, until they are looked at."""
+    behind = batches_behind()
+    sizes = [preprocess.output for preprocess in dict.fromkeys(encoder.preprocess for encoder in encoders)]
+    pixels = sum(4 * 3 * height * width for height, width in sizes)
+    values = [one.num_tokens * one.width * PRECISIONS.get(one.dtype, torch.float32).itemsize for one in encoders]
+    return (batches_ahead() + behind) * pixels + (behind + 1 if behind else 0) * sum(values)
 
 
 def pass_bytes(encoder: Encoder, *, device: str = "cpu") -> int:

@@ -2,7 +2,7 @@
 
 A backend hands over the module, a function from pixels to a `TokenGrid` for each layer, the preprocessing and
 what defines the architecture; this adds pooling, joined layers, precision, compilation, views, boxes and the
-fingerprint.
+fingerprint. A model that is loaded for several encoders has its weights in memory once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Float
@@ -22,8 +23,12 @@ from encoders.errors import EncoderError
 from encoders.pooling import TokenGrid, join_tokens, join_width, pool_grid, view_boxes
 from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec
+from encoders.transfer import as_stored
 
 __all__ = ["Forward", "ModuleEncoder", "tokens_together"]
+
+_IN_USE: WeakValueDictionary[tuple[str, str, str], nn.Module] = WeakValueDictionary()
+"""Modules of living encoders, by digest of weights, device and layout; their tensors alone are shared."""
 
 
 class ModuleEncoder(Encoder):
@@ -75,6 +80,7 @@ class ModuleEncoder(Encoder):
             self._forward = compiled(forward, name=str(spec))
         self.num_params = sum(parameter.numel() for parameter in module.parameters())
         self._digest = digest_of(self.weights())
+        _share_weights(self._module, key=(self._digest, str(self._device), options.layout))
         self.fingerprint = fingerprint_of(self, weights=self._digest)
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
@@ -178,7 +184,8 @@ class ModuleEncoder(Encoder):
 
 def tokens_together(encoders: Sequence[Encoder], images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
     """Each encoder's tokens of the same pixels; encoders with one `pass_key` (one model at several layers,
-    poolings or joins) share a forward pass. Values are those of `tokens`."""
+    poolings or joins) share a forward pass. Values are those of `tokens`; on a GPU they are rounded there as the store
+    would round them (`encoders.transfer.as_stored`)."""
     groups: dict[str, list[int]] = {}
     for position, encoder in enumerate(encoders):
         groups.setdefault(encoder.pass_key, []).append(position)
@@ -189,4 +196,19 @@ def tokens_together(encoders: Sequence[Encoder], images: Float[Tensor, "b 3 h w"
         shared = len(modules) == len(members) > 1
         tokens = modules[0].tokens_of(modules, images) if shared else [member.tokens(images) for member in members]
         found.update(zip(positions, tokens, strict=True))
-    return [found[position] for position in range(len(encoders))]
+    return [as_stored(found[position], dtype=encoder.dtype) for position, encoder in enumerate(encoders)]
+
+
+def _share_weights(module: nn.Module, *, key: tuple[str, str, str]) -> None:
+    """Lets a module use the tensors of an earlier one with the same values, such as one model's of another layer.
+
+    Values are compared, for an earlier module may have been altered since its digest was taken.
+    """
+    earlier = _IN_USE.get(key)
+    theirs = {} if earlier is None else earlier.state_dict()
+    own = module.state_dict(keep_vars=True)
+    if own.keys() != theirs.keys() or not all(torch.equal(tensor, theirs[name]) for name, tensor in own.items()):
+        _IN_USE[key] = module
+        return
+    for name, tensor in own.items():
+        tensor.data = theirs[name]

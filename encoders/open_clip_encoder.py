@@ -6,7 +6,7 @@ Tokens of a ViT tower are the last block's, class token first, after `ln_post` a
 the shared space; with `layer` that block's, not normalised. (Towers with attentional pooling have their norm
 after the pool, so theirs are not normalised either.) ResNet towers give their last map, timm towers what timm
 gives. The activation is the one that the weights were trained with: open_clip itself runs those of OpenAI, MetaCLIP
-and DFN under a name such as ViT-B-32 with another one, and only warns.
+and DFN under a name such as ViT-B-32 with another one, and only warns. Code in a checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import open_clip  # type: ignore[import-untyped,unused-ignore]
 
-from encoders.base import Encoder, one_line
+from encoders.base import Encoder, check_device, one_line
 from encoders.checkpoint import local_files, whole_patches
 from encoders.described import from_open_clip
 from encoders.errors import EncoderError, nearest
@@ -49,7 +49,7 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
         module=visual,
         forward=tower_forward(visual),
         preprocess=from_open_clip(visual.preprocess_cfg),
-        architecture={"library": "open_clip", **_architecture(spec)},
+        architecture={"library": "open_clip", **_architecture(spec, visual)},
         device=device,
     )
 
@@ -80,13 +80,18 @@ def load_zero_shot(spec: EncoderSpec, *, device: str) -> ZeroShot:
     """Both towers of the model that an `open_clip:` spec names; of its options only `size` counts.
 
     Raises:
-        EncoderError: as `load_open_clip`, or the spec is of another backend, or the tokenizer cannot be had.
+        EncoderError: as `load_open_clip`, or the spec is of another backend, or the tokenizer or the device cannot
+            be had.
     """
+    check_device(device)
     if spec.backend != "open_clip":
         raise EncoderError(f"encoder {spec} has no text tower here: zero-shot scores need open_clip:MODEL/PRETRAINED")
     model, model_name = create(spec)
+    # open_clip hands the checkpoint's own arguments to transformers, among them whether its code may run.
+    foreign = (_config(model_name).get("text_cfg") or {}).get("hf_tokenizer_name")
+    arguments = {"trust_remote_code": False} if foreign else {}
     try:
-        tokenizer = open_clip.get_tokenizer(model_name)
+        tokenizer = open_clip.get_tokenizer(model_name, **arguments)
     except (*FAILURES, ImportError) as error:
         raise EncoderError(f"open_clip has no tokenizer for encoder {spec}: {one_line(error)}") from error
     return ZeroShot(model, tokenizer, device=device)
@@ -171,13 +176,23 @@ def _trained_with_quick_gelu(model_name: str, pretrained: str | None) -> bool:
     return bool(described.get("quick_gelu"))
 
 
-def _architecture(spec: EncoderSpec) -> dict[str, Any]:
-    """What open_clip builds the tower from, beside its weights."""
+def _config(model_name: str) -> dict[str, Any]:
+    """What open_clip, or the checkpoint, says of both towers."""
+    config: dict[str, Any] = open_clip.get_model_config(model_name) or {}
+    own: dict[str, Any] = config.get("model_cfg", config)
+    return own
+
+
+def _architecture(spec: EncoderSpec, visual: Any) -> dict[str, Any]:
+    """What open_clip builds the tower from, beside its weights; of timm's towers what timm built."""
     model_name, pretrained = _source(spec)
-    config = open_clip.get_model_config(model_name) or {}
-    config = config.get("model_cfg", config)
+    config = _config(model_name)
     quick_gelu = bool(config.get("quick_gelu")) or _trained_with_quick_gelu(model_name, pretrained)
     tag = spec.name.partition("/")[2] if spec.local is None else ""
     described = {"vision": config.get("vision_cfg"), "quick_gelu": quick_gelu, "tag": tag}
+    if hasattr(visual, "trunk"):
+        from encoders.timm_encoder import built
+
+        described["trunk"] = built(visual.trunk)
     size = spec.settings().size
     return described if size is None else {**described, "size": list(size)}

@@ -42,10 +42,11 @@ TSV_COLUMNS = {
 
 
 class Region(NamedTuple):
-    """One image's regions."""
+    """One image's regions, and where the file says so the image's width and height in pixels."""
 
     features: NDArray[np.float32]
     corners: NDArray[np.float32]
+    size: tuple[float, float] | None = None
 
 
 class Entry(NamedTuple):
@@ -62,6 +63,10 @@ class RegionFile(ABC):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def parts(self) -> list[Path]:
+        """The file, and those beside it that say what is in it."""
+        return [self.path]
 
     @abstractmethod
     def entries(self) -> list[Entry]:
@@ -84,7 +89,8 @@ class RegionFile(ABC):
         features = _pick(arrays, FEATURES)
         if features is None:
             raise EncoderError(f"{self.path} has no features of image {image}: {_have(arrays, FEATURES)}")
-        values, corners = np.asarray(features, dtype=np.float32), self._corners(image, arrays)
+        size = _size(arrays)
+        values, corners = np.asarray(features, dtype=np.float32), self._corners(image, arrays, size)
         if values.ndim == 3 and corners is None:
             corners = _cells(*values.shape[:2])
             values = values.reshape(-1, values.shape[2])
@@ -95,19 +101,19 @@ class RegionFile(ABC):
             raise EncoderError(f"{self.path}: {shapes} of image {image} are not regions")
         count = _pick(arrays, COUNTS)
         limit = len(values) if count is None else int(np.asarray(count).reshape(-1)[0])
-        return Region(values[:limit], corners[:limit])
+        return Region(values[:limit], corners[:limit], size)
 
-    def _corners(self, image: str, arrays: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    def _corners(
+        self, image: str, arrays: Mapping[str, Any], size: tuple[float, float] | None
+    ) -> NDArray[np.float32] | None:
         unit, pixels = _pick(arrays, UNIT_BOXES), _pick(arrays, BOXES)
         if unit is None and pixels is None:
             return None
         corners = np.asarray(pixels if unit is None else unit, dtype=np.float32)[:, :4]
-        width, height = _pick(arrays, WIDTHS), _pick(arrays, HEIGHTS)
-        if unit is None and width is not None and height is not None:
-            across, down = (float(np.asarray(value).reshape(-1)[0]) for value in (width, height))
-            corners = np.divide(corners, np.array([across, down, across, down], np.float32), dtype=np.float32)
+        if unit is None and size is not None:
+            corners = np.divide(corners, np.array([*size, *size], np.float32), dtype=np.float32)
         if not (np.isfinite(corners).all() and corners.min() >= -0.01 and corners.max() <= 1.01):
-            hint = "" if width is not None else "; in pixels they need image_w and image_h"
+            hint = "" if size is not None else "; in pixels they need image_w and image_h"
             raise EncoderError(f"{self.path}: boxes of image {image} lie outside it{hint}")
         return np.clip(corners, 0, 1)
 
@@ -187,6 +193,15 @@ def _decoded(text: bytes) -> bytes:
 
 def _pick(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((arrays[name] for name in names if name in arrays and arrays[name] is not None), None)
+
+
+def _size(arrays: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Width and height of the image in pixels."""
+    sides = [_pick(arrays, names) for names in (WIDTHS, HEIGHTS)]
+    if any(side is None for side in sides):
+        return None
+    width, height = (float(np.asarray(side).reshape(-1)[0]) for side in sides)
+    return width, height
 
 
 def _have(arrays: Mapping[str, Any], wanted: tuple[str, ...]) -> str:

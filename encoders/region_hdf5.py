@@ -29,6 +29,10 @@ class Hdf5File(RegionFile):
     so on, whose `gqa_objects_info.json` says which row is whose.
     """
 
+    def parts(self) -> list[Path]:
+        info = self._info_file()
+        return [self.path] if info is None else [self.path, info]
+
     def entries(self) -> list[Entry]:
         with self._open() as file:
             names = [name for name in FEATURES if isinstance(file.get(name), h5py.Dataset)]
@@ -72,17 +76,22 @@ class Hdf5File(RegionFile):
 
     def _gqa(self) -> dict[str, dict[str, Any]]:
         """What GQA says of the images in this one of its files; nothing for other files."""
-        matched = GQA_FILE.fullmatch(self.path.name)
-        info = Path(self.path.parent, f"{matched[1]}{GQA_INFO}") if matched else None
-        if matched is None or info is None or not info.is_file():
+        info = self._info_file()
+        if info is None:
             return {}
         if not hasattr(self, "_info"):
+            number = int(GQA_FILE.sub(r"\2", self.path.name))
             try:
                 described = json.loads(info.read_text(encoding="utf-8"))
-                self._info = {i: one for i, one in described.items() if int(one["file"]) == int(matched[2])}
+                self._info = {image: one for image, one in described.items() if int(one["file"]) == number}
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise EncoderError(f"{info} does not describe GQA's object features: {error}") from error
         return self._info
+
+    def _info_file(self) -> Path | None:
+        matched = GQA_FILE.fullmatch(self.path.name)
+        info = Path(self.path.parent, f"{matched[1]}{GQA_INFO}") if matched else None
+        return info if info is not None and info.is_file() else None
 
     def _open(self) -> Any:
         try:

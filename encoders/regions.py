@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from encoders.base import FileEncoder, Rows, digest_json
 from encoders.durable import write_whole
@@ -29,6 +30,10 @@ UNTOUCHED = Preprocess(
     resize="none", size=(0, 0), interpolation="nearest", crop=None, mean=(0.0,) * 3, std=(1.0,) * 3, scale=None
 )
 """No pixels are read, so there is nothing to describe."""
+ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+"""The entry of EXIF that says how a picture was held, and its values for one held on its side."""
+Stamp = dict[str, list[int]]
+"""Files by name -> their size, times of change and inode, which no copy leaves as they were."""
 
 
 def load_regions(spec: EncoderSpec, *, device: str) -> FileEncoder:
@@ -47,20 +52,21 @@ def load_regions(spec: EncoderSpec, *, device: str) -> FileEncoder:
 class RegionEncoder(FileEncoder):
     """Regions of images, looked up by file name: the stem, or else the number at its end.
 
-    `COCO_val2014_000000391895.jpg` has the regions of `COCO_val2014_000000391895` or of `391895`. The fingerprint
-    covers the bytes of every file.
+    `COCO_val2014_000000391895.jpg` has the regions of `COCO_val2014_000000391895` or of `391895`; where the file says
+    how large the image is, one of another size is refused, for numbers mean other images in other data sets. The
+    fingerprint covers the bytes of every file, and files that change while the encoder is in use are refused.
     """
 
     def __init__(self, spec: EncoderSpec, folder: Path) -> None:
         settings = spec.settings()
         self.alias, self.name = spec.alias, f"regions:{folder.resolve().name}"
         self.dtype, self.preprocess = settings.dtype, UNTOUCHED
-        self._top = settings.top
+        self._top, self._folder = settings.top, folder
         self._files = open_region_files(folder)
         if not self._files:
             kinds = "tsv, npz, npy, safetensors, h5, hdf5"
             raise EncoderError(f"encoder {spec}: {folder} has no files of region features ({kinds})")
-        self._content, found = _scan(folder, self._files)
+        self._content, found, self._stamps = _scan(folder, self._files)
         self._entries = _by_image(spec, self._files, found)
         self._numbers = _by_number(self._entries)
         widths = sorted({entry.width for _, entry in self._entries.values()})
@@ -80,19 +86,45 @@ class RegionEncoder(FileEncoder):
 
     def rows(self, paths: Sequence[Path]) -> Rows:
         regions = [self._read(path) for path in paths]
-        corners = torch.from_numpy(np.concatenate([corner for _, corner in regions] or [np.zeros((0, 4), np.float32)]))
-        features = [features for features, _ in regions] or [np.zeros((0, self.width), np.float32)]
+        places = [region.corners for region in regions] or [np.zeros((0, 4), np.float32)]
+        corners = torch.from_numpy(np.concatenate(places))
+        features = [region.features for region in regions] or [np.zeros((0, self.width), np.float32)]
         boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
-        lengths = torch.tensor([len(features) for features, _ in regions], dtype=torch.int32)
+        lengths = torch.tensor([len(region.features) for region in regions], dtype=torch.int32)
         return Rows(torch.from_numpy(np.concatenate(features)), boxes, lengths)
 
     def _read(self, path: Path) -> Region:
         file, entry = self._entries[self._image(path)]
-        region = file.read(entry)
+        try:
+            region = file.read(entry)
+        finally:  # what was changed meanwhile may also fail to be read
+            self._refuse_changed(file)
+        self._refuse_another_size(path, entry, region)
         if region.features.shape[1] != self.width:
             wide = region.features.shape[1]
             raise EncoderError(f"{file.path}: features of {entry.image} have width {wide}, others {self.width}")
         return Region(region.features[: self._top], region.corners[: self._top])
+
+    def _refuse_changed(self, file: RegionFile) -> None:
+        if _stamp(self._folder, file) != self._stamps[file.path]:
+            raise EncoderError(
+                f"{file.path} was changed since encoder {self.alias} was loaded; load it again, and its fingerprint "
+                "will be that of the new bytes"
+            )
+
+    def _refuse_another_size(self, path: Path, entry: Entry, region: Region) -> None:
+        sizes = [] if region.size is None else _sizes_of(path)
+        if region.size is None or not sizes or region.size in sizes:
+            return
+        # A file of the very name may be the image at another resolution: boxes are shares of it.
+        width, height = region.size
+        same_shape = any(abs(across * height - down * width) <= max(width, height) for across, down in sizes)
+        if path.stem != entry.image or not same_shape:
+            given, known = ("x".join(f"{side:g}" for side in size) for size in (sizes[0], region.size))
+            raise EncoderError(
+                f"encoder {self.alias}: {path} is {given} pixels, and the regions of {entry.image} are of an image of "
+                f"{known}: it is another image of that number, or was resized"
+            )
 
     def _image(self, path: Path) -> str:
         if path.stem in self._entries:
@@ -106,23 +138,50 @@ class RegionEncoder(FileEncoder):
         raise EncoderError(f"encoder {self.alias} has no regions of {path}; {nearest(path.stem, self._entries)}")
 
 
-def _scan(folder: Path, files: Sequence[RegionFile]) -> tuple[str, list[list[Entry]]]:
-    """Digest of all files and what each has; remembered beside them for files of the same size and time."""
+def _scan(folder: Path, files: Sequence[RegionFile]) -> tuple[str, list[list[Entry]], dict[Path, Stamp]]:
+    """Digest of all files, what each has, and its stamp; remembered beside them for files with the same stamp.
+
+    Raises:
+        EncoderError: a file is being written.
+    """
     known = _read_index(folder)
     index: dict[str, Any] = {}
     for file in files:
-        name, state = file.path.relative_to(folder).as_posix(), file.path.stat()
-        stamp = [state.st_size, state.st_mtime_ns]
+        name, stamp = file.path.relative_to(folder).as_posix(), _stamp(folder, file)
         if known.get(name, {}).get("stamp") == stamp:
             index[name] = known[name]
-        else:
-            with file.path.open("rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            index[name] = {"stamp": stamp, "sha256": digest, "entries": [list(entry) for entry in file.entries()]}
+            continue
+        digests = {}
+        for part in file.parts():
+            with part.open("rb") as handle:
+                digests[part.relative_to(folder).as_posix()] = hashlib.file_digest(handle, "sha256").hexdigest()
+        index[name] = {"stamp": stamp, "sha256": digests, "entries": [list(entry) for entry in file.entries()]}
+        if _stamp(folder, file) != stamp:
+            raise EncoderError(f"{file.path} changed while it was being read")
     if index != known:
         _write_index(folder, index)
-    content = digest_json({name: one["sha256"] for name, one in index.items()})
-    return content, [[Entry(*values) for values in one["entries"]] for one in index.values()]
+    content = digest_json({name: digest for one in index.values() for name, digest in one["sha256"].items()})
+    entries = [[Entry(*values) for values in one["entries"]] for one in index.values()]
+    return content, entries, {file.path: one["stamp"] for file, one in zip(files, index.values(), strict=True)}
+
+
+def _stamp(folder: Path, file: RegionFile) -> Stamp:
+    """What tells whether the file, and those beside it that describe it, are what they were."""
+    states = {part.relative_to(folder).as_posix(): part.stat() for part in file.parts() if part.exists()}
+    return {
+        name: [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino] for name, state in states.items()
+    }
+
+
+def _sizes_of(path: Path) -> list[tuple[float, float]]:
+    """An image's width and height by its header; both ways round where it was held on its side. None of no image."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION) in ON_ITS_SIDE
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+        return []
+    return [(width, height), (height, width)] if turned else [(width, height)]
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

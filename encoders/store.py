@@ -166,7 +166,9 @@ class FeatureStore:
         stored = tokens.detach().to(TYPES[self.meta.dtype][0])
         kind, unsigned, infinity = INFINITE[self.meta.dtype]
         if stored.numel() and int((stored.view(kind) & unsigned).amax()) >= infinity:  # 5 times isfinite's speed
-            hint = "; store them with dtype=bf16 or fp32" if bool(torch.isfinite(tokens).all()) else ""
+            # Rounded on a GPU they come as they are to be stored, and do not tell whether they were finite before.
+            may_fit = tokens.dtype == stored.dtype or bool(torch.isfinite(tokens).all())
+            hint = "; store them with dtype=bf16 or fp32" if self.meta.dtype == "fp16" and may_fit else ""
             raise StoreError(f"features for {self.folder} are not finite in {self.meta.dtype}{hint}")
         whole = stored.to("cpu").contiguous()
         bits = whole.view(torch.uint16) if self.meta.dtype == "bf16" else whole

@@ -2,13 +2,16 @@
 timm's `config.json` and `model.safetensors`.
 
 Tokens are `forward_features`, or with `layer` the blocks or stages that `forward_intermediates` gives, not
-normalised. With `size`, timm itself builds the model for it and interpolates the position embeddings.
+normalised. With `size`, timm itself builds the model for it and interpolates the position embeddings. The fingerprint
+covers what timm built (`built`), not what it was asked for: a name's arguments lie in timm, a hub repository's in its
+config, and both may change while the weights stay.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,8 +20,8 @@ from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import timm
 from timm import data as timm_data
 
-from encoders.base import Encoder, one_line
-from encoders.checkpoint import local_files, no_revision, read_json, whole_patches
+from encoders.base import Encoder, digest_json, one_line
+from encoders.checkpoint import local_files, no_revision, whole_patches
 from encoders.described import from_timm
 from encoders.errors import EncoderError, nearest
 from encoders.module import Forward, ModuleEncoder
@@ -28,6 +31,10 @@ from encoders.spec import EncoderSpec
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError)
+IDLE = ("Identity", "Dropout", "Dropout2d", "DropPath", "PatchDropout", "PatchDropoutWithIndices")
+"""Kinds of module that do nothing outside training."""
+NO_PART = ("training", "grad_checkpointing", "drop_rate", "num_classes", "global_pool", "fused_attn")
+"""Attributes that no token depends on: training's, the head's, and a kernel that timm chooses by what torch has."""
 
 
 def load_timm(spec: EncoderSpec, *, device: str) -> Encoder:
@@ -54,7 +61,7 @@ def load_timm(spec: EncoderSpec, *, device: str) -> Encoder:
         module=module,
         forward=trunk_forward(module),
         preprocess=from_timm(library_data.resolve_model_data_config(module, args=asked)),
-        architecture=_architecture(spec, trunk.pretrained_cfg),
+        architecture=_architecture(spec, module, trunk.pretrained_cfg.get("architecture")),
         device=device,
     )
 
@@ -110,10 +117,13 @@ def _with_layout(trunk: Any, features: Any, images: Tensor) -> TokenGrid:
         grid: tuple[int, int] | None = grid_shape(features.shape[1] - num_prefix, height=height, width=width)
         if hasattr(patches, "dynamic_feat_size"):
             grid = patches.dynamic_feat_size((height, width))
+        elif not hasattr(trunk, "num_prefix_tokens") and grid == (1, 1):
+            continue  # a class token alone, such as PiT's
         if grid is not None and num_prefix + grid[0] * grid[1] == features.shape[1]:
             return from_sequence(features, num_prefix=num_prefix, rows=int(grid[0]), columns=int(grid[1]))
+    hint = "; layer=-1 gives its last map" if hasattr(trunk, "forward_intermediates") else ""
     raise ValueError(
-        f"{type(trunk).__name__} gives {features.shape[1]} tokens of a {height}x{width} image, which are no grid"
+        f"{type(trunk).__name__} gives {features.shape[1]} tokens of a {height}x{width} image, which are no grid{hint}"
     )
 
 
@@ -161,11 +171,34 @@ def _right_activation(spec: EncoderSpec, pretrained: Mapping[str, Any]) -> None:
         )
 
 
-def _architecture(spec: EncoderSpec, pretrained: Mapping[str, Any]) -> dict[str, Any]:
+def _architecture(spec: EncoderSpec, module: nn.Module, name: str | None) -> dict[str, Any]:
     """What timm builds the model from, beside its weights."""
-    folder = spec.local
-    config = {} if folder is None else read_json(spec, folder / CONFIG)
-    arguments = config.get("model_args", {})
-    described = {"library": "timm", "model": pretrained.get("architecture"), "arguments": arguments}
+    described = {"library": "timm", "model": name, "built": built(module)}
     size = spec.settings().size
     return described if size is None else {**described, "size": list(size)}
+
+
+def built(module: nn.Module) -> str:
+    """SHA-256 in hex over a model's parts by name: their kinds, and their numbers, words and functions (head counts,
+    scales, epsilons, activations).
+
+    What is false, zero or absent is left out, so that an option that timm adds, and does not use, changes nothing.
+    """
+    parts = {}
+    for place, part in module.named_modules():
+        if type(part).__name__ not in IDLE:
+            values = {key: _plain(value) for key, value in vars(part).items() if key[0] != "_" and key not in NO_PART}
+            parts[place] = [type(part).__name__, {key: value for key, value in values.items() if value}]
+    return digest_json(parts)
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as a JSON value; None where it is no number, word or function, nor several of those."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, partial):
+        return [_plain(value.func), _plain(value.args), {key: _plain(one) for key, one in value.keywords.items()}]
+    if isinstance(value, (tuple, list)):
+        several = [_plain(one) for one in value]
+        return several if any(several) else None
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else None

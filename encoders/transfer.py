@@ -1,8 +1,8 @@
 """Copies between a GPU and memory that nobody waits for while there is other work.
 
-On a GPU a pass only queues work. So the features of one batch are copied to pinned memory behind their computation,
-and looked at when the next batch is queued: the GPU never waits for the processor to convert, check and collect. On a
-processor there is nothing to overlap, and nothing is held back.
+On a GPU a pass only queues work. So the features of one batch are rounded to the precision that they are stored in and
+copied to pinned memory behind their computation, and looked at when the next batch is queued: the GPU never waits for
+the processor to check and collect. On a processor there is nothing to overlap, and nothing is held back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Item = TypeVar("Item")
+PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Arriving(NamedTuple):
@@ -24,10 +25,20 @@ class Arriving(NamedTuple):
     arrived: torch.cuda.Event | None
 
     def wait(self) -> Tensor:
-        """The tensor, as soon as it is whole."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.tensor
+        """The tensor, as soon as it is whole, in memory that is not pinned: a part is collected of many."""
+        if self.arrived is None:
+            return self.tensor
+        self.arrived.synchronize()
+        return self.tensor.clone()
+
+
+def as_stored(tokens: Tensor, *, dtype: str) -> Tensor:
+    """Tokens of a GPU in the precision that they are stored in (`fp16`, `fp32`, `bf16`), so that no more is copied.
+
+    Rounding is to the nearest on every device, so the stored bytes are those of rounding in memory. A processor's own
+    tokens are handed back as they are: the store rounds them.
+    """
+    return tokens if tokens.device.type == "cpu" else tokens.to(PRECISIONS.get(dtype, tokens.dtype))
 
 
 def start_to_memory(tensor: Tensor) -> Arriving:

@@ -89,8 +89,30 @@ HF: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "Bit",
         {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}},
     ),
+    "pvt_v2": (
+        "PvtV2",
+        {"image_size": 64, "hidden_sizes": [24, 32, 40, 48], "num_attention_heads": [1, 2, 2, 4], "depths": [1] * 4},
+        "ViT",
+        {"size": {"height": 64, "width": 64}},
+    ),
+    "cvt": (
+        "Cvt",
+        {"embed_dim": [24, 32, 40], "num_heads": [1, 2, 2], "depth": [1, 2, 3]},
+        "ConvNext",
+        {"size": {"shortest_edge": 64}, "crop_pct": 0.875},
+    ),
+    # Classifiers, as they are published: without the pooler that the plain model has.
+    "vit_classifier": ("ViTForImageClassification", BLOCKS, "ViT", {"size": {"height": 64, "width": 64}}),
+    "deit_classifier": ("DeiTForImageClassification", BLOCKS, "ViT", {"size": {"height": 64, "width": 64}}),
+    "dinov2_classifier": ("Dinov2ForImageClassification", BLOCKS, "ViT", {"size": {"height": 64, "width": 64}}),
+    "swin_classifier": (
+        "SwinForImageClassification",
+        {**STAGES, "patch_size": 4},
+        "ViT",
+        {"size": {"height": 64, "width": 64}},
+    ),
 }
-"""Name -> model class, its config's values, image processor, its values."""
+"""Name -> model or its class, its config's values, image processor, its values."""
 
 
 def timm_checkpoint(folder: Path, architecture: str, *, args: dict[str, Any] | None = None, **described: Any) -> None:
@@ -135,6 +157,7 @@ def hf_checkpoint(folder: Path, name: str) -> None:
     """transformers' model and image processor of this entry of `HF`."""
     torch.manual_seed(0)
     kind, values, processor, settings = HF[name]
-    model: Any = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**values))
+    config = getattr(transformers, f"{kind.removesuffix('ForImageClassification')}Config")(**values)
+    model: Any = getattr(transformers, kind if kind.endswith("Classification") else f"{kind}Model")(config)
     model.save_pretrained(folder)
     getattr(transformers, f"{processor}ImageProcessor")(**settings).save_pretrained(folder)

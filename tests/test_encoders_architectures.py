@@ -6,13 +6,15 @@ The library's model is frozen too: torch picks other kernels for weights that ca
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from encoders_checkpoints import HF, hf_checkpoint, open_clip_checkpoint, timm_checkpoint
+from encoders_checkpoints import BLOCKS, HF, hf_checkpoint, open_clip_checkpoint, timm_checkpoint
 from encoders_folders import picture
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
@@ -24,6 +26,7 @@ from transformers import AutoImageProcessor, AutoModel, ViTModel
 from encoders import load_encoder
 from encoders.errors import EncoderError
 
+PT = {"format": "pt"}
 SHAPES = [(250, 180), (180, 250), (40, 300)]
 TIMM = {
     # name: prefix tokens, as its paper has them
@@ -203,6 +206,12 @@ def test_open_clip_other_sizes(tmp_path: Path, kind: str) -> None:
         assert torch.equal(encoder.preprocess(picture(1, size=shape)), transform(picture(1, size=shape)))
 
 
+PREFIX = {
+    **dict.fromkeys(("clip", "beit", "mae", "dinov3_convnext", "vit_classifier", "dinov2_classifier"), 1),
+    **{"deit": 2, "deit_classifier": 2, "dinov2_reg_small": 5, "dinov3_small": 5},
+}
+
+
 def hf_tower(folder: Path, name: str) -> Any:
     """The library's own image tower; a masked autoencoder's weights are those of a ViT, which masks nothing."""
     kind: Any = ViTModel if name == "mae" else AutoModel
@@ -220,14 +229,89 @@ def test_hf_architecture(tmp_path: Path, name: str) -> None:
     images = noise(encoder.preprocess.output)
     output = tower(pixel_values=images, output_hidden_states=True)
     assert torch.equal(encoder.tokens(images), flat(output.last_hidden_state, encoder.width))
-    prefix = {"dinov2_reg_small": 5, "dinov3_small": 5, "clip": 1, "beit": 1, "deit": 2, "dinov3_convnext": 1, "mae": 1}
-    assert encoder.num_prefix == prefix.get(name, 0)
+    assert encoder.num_prefix == PREFIX.get(name, 0)
+    assert load_encoder(f"hf:{tmp_path}/model").fingerprint == encoder.fingerprint
     last = load_encoder(f"hf:{tmp_path}/model?layer=-1")
     assert torch.equal(last.tokens(images), flat(output.hidden_states[-1], last.width))
     processor = AutoImageProcessor.from_pretrained(tmp_path / "model", backend="pil")
     for size in SHAPES:
         expected = processor(picture(1, size=size), return_tensors="pt")["pixel_values"][0]
         assert torch.equal(encoder.preprocess(picture(1, size=size)), expected)
+
+
+@pytest.mark.parametrize("name", ["hiera", "pvt_v2", "cvt", "swin"])
+@torch.no_grad()
+def test_hf_stages_are_maps_in_reading_order(tmp_path: Path, name: str) -> None:
+    """The first of the library's hidden states is an embedding, but for PVTv2 and CvT."""
+    hf_checkpoint(tmp_path / "model", name)
+    tower = hf_tower(tmp_path / "model", name)
+    images = noise((64, 64))
+    hidden = tower(pixel_values=images, output_hidden_states=True).hidden_states
+    stages = hidden if name in ("pvt_v2", "cvt") else hidden[1:]
+    for layer, stage in enumerate(stages):
+        encoder = load_encoder(f"hf:{tmp_path}/model?layer={layer}&dtype=fp32")
+        tokens = encoder.tokens(images)
+        edge = max(2, (8 if name == "swin" else 16) >> layer)  # Swin halves its grid at the end of a stage
+        assert (encoder.grid, encoder.num_prefix) == ((edge, edge), 0)
+        if name != "hiera":  # whose own are in another order
+            assert torch.equal(tokens, flat(stage, encoder.width))
+        assert torch.equal(tokens, load_encoder(f"hf:{tmp_path}/model?layer={layer - len(stages)}").tokens(images))
+    with pytest.raises(EncoderError, match=f"layer={len(stages)} is outside its {len(stages)} layers"):
+        load_encoder(f"hf:{tmp_path}/model?layer={len(stages)}")
+
+
+@torch.no_grad()
+def test_hiera_tokens_lie_where_they_look(tmp_path: Path) -> None:
+    """The first stage of 8x8 windows sees no further than its window: what changes is where a pixel was changed."""
+    hf_checkpoint(tmp_path / "model", "hiera")
+    encoder = load_encoder(f"hf:{tmp_path}/model?layer=0&dtype=fp32")
+    images = noise((64, 64), count=1)
+    before = encoder.tokens(images).reshape(16, 16, -1)
+    images[:, :, 40, 10] += 5
+    changed = (encoder.tokens(images).reshape(16, 16, -1) - before).abs().amax(-1) > 1e-6
+    assert changed[8:, :8].any() and changed[10, 2] and int(changed.sum()) <= 64
+    assert not changed[:8].any() and not changed[8:, 8:].any()
+    with pytest.raises(EncoderError, match="leave layer or size away"):
+        load_encoder(f"hf:{tmp_path}/model?layer=0&size=32x128")
+
+
+@pytest.mark.parametrize("name", ["vit_classifier", "dinov2_classifier", "dinov3_small", "clip", "swin_classifier"])
+@torch.no_grad()
+def test_hf_checkpoints_that_lack_weights_are_refused(tmp_path: Path, name: str) -> None:
+    """All but those on which no token depends: a mask's, and of CLIP the text tower's."""
+    hf_checkpoint(tmp_path / "model", name)
+    whole = load_encoder(f"hf:{tmp_path}/model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    needless = ("mask_token", "text_model.encoder")
+    save_file({key: one for key, one in weights.items() if not re.search("|".join(needless), key)}, file, PT)
+    images = noise(whole.preprocess.output)
+    assert torch.equal(load_encoder(f"hf:{tmp_path}/model").tokens(images), whole.tokens(images))
+    of_a_block = re.compile(r"\.0\..*(mlp|fc1|intermediate).*weight")
+    needed = next(key for key in weights if "text_model" not in key and of_a_block.search(key))
+    save_file({key: one for key, one in weights.items() if key != needed}, file, PT)
+    with pytest.raises(EncoderError, match=r"lacks weights of its \w+Model.*: \S*\.0\.\S*weight"):
+        load_encoder(f"hf:{tmp_path}/model")
+    save_file({**weights, needed: weights[needed][:1].clone()}, file, PT)
+    with pytest.raises(EncoderError, match="(?i)shape|size"):
+        load_encoder(f"hf:{tmp_path}/model")
+
+
+@torch.no_grad()
+def test_hf_hidden_states_of_unknown_places_are_refused(tmp_path: Path) -> None:
+    """PVT lists every block of its four stages; YOLOS puts tokens behind the grid."""
+    from transformers import PvtConfig, PvtModel, ViTImageProcessor, YolosConfig, YolosModel
+
+    sizes = {"hidden_sizes": [16, 24, 32, 48], "num_attention_heads": [1, 2, 2, 4], "image_size": 64}
+    PvtModel(PvtConfig(**sizes, depths=[2, 1, 1, 1])).save_pretrained(tmp_path / "pvt")
+    yolos = {**BLOCKS, "image_size": [64, 64], "num_detection_tokens": 9, "use_mid_position_embeddings": False}
+    YolosModel(YolosConfig(**yolos)).save_pretrained(tmp_path / "yolos")
+    for name in ("pvt", "yolos"):
+        ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / name)
+    with pytest.raises(EncoderError, match="gives 6 hidden states of a pvt with 4 layers"):
+        load_encoder(f"hf:{tmp_path}/pvt?layer=0")
+    with pytest.raises(EncoderError, match="26 tokens are more than 4x4 patches with class and register tokens"):
+        load_encoder(f"hf:{tmp_path}/yolos")
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from encoders_checkpoints import timm_checkpoint
 from encoders_folders import convnext_processor, hf_folder, open_clip_folder, picture, timm_folder
+from huggingface_hub.errors import EntryNotFoundError
 
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.described import from_hf, from_open_clip, from_timm
 from encoders.errors import EncoderError
+from encoders.timm_encoder import built
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 SHAPES = [(96, 80), (80, 96), (64, 64), (65, 131), (40, 30), (300, 63)]
@@ -89,6 +94,24 @@ def test_zero_shot_scores_are_those_of_open_clip() -> None:
     assert scores.shape == (2, 3) and torch.allclose(scores, expected, atol=1e-5)
     with pytest.raises(EncoderError, match="need open_clip"):
         load_zero_shot(EncoderSpec.parse("demo:vit"), device="cpu")
+
+
+def test_code_of_a_tokenizer_is_never_run(tmp_path: Path) -> None:
+    """A folder whose config says that transformers may run what lies beside it."""
+    from encoders.open_clip_encoder import load_zero_shot
+    from encoders.spec import EncoderSpec
+
+    open_clip_folder(tmp_path / "clip")
+    config = json.loads((tmp_path / "clip" / "open_clip_config.json").read_text())
+    trusting = {"hf_tokenizer_name": "own", "tokenizer_kwargs": {"trust_remote_code": True}}
+    config["model_cfg"]["text_cfg"].update(trusting)
+    (tmp_path / "clip" / "open_clip_config.json").write_text(json.dumps(config))
+    described = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "clip" / "tokenizer_config.json").write_text(json.dumps(described))
+    (tmp_path / "clip" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    with pytest.raises(EncoderError, match="open_clip has no tokenizer for encoder .*custom code"):
+        load_zero_shot(EncoderSpec.parse(f"open_clip:{tmp_path}/clip"), device="cpu")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "vit"])
@@ -205,6 +228,70 @@ def test_fingerprint_follows_what_decides_the_values(tmp_path: Path) -> None:
         "a?dtype=bf16",
     ]
     assert len({base, *(load(f"timm:{tmp_path}/{name}").fingerprint for name in changed)}) == len(changed) + 1
+
+
+@torch.no_grad()
+def test_fingerprint_follows_what_timm_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two revisions of a hub repository: the same weights, another activation or number of heads in the config."""
+    timm_folder(tmp_path / "net")
+    local = load(f"timm:{tmp_path}/net")
+    config = json.loads((tmp_path / "net" / "config.json").read_text())
+
+    def fetched(*given: str, filename: str = "", **_more: object) -> str:
+        file = tmp_path / "net" / (filename or given[1])
+        if not file.exists():
+            raise EntryNotFoundError(file.name)
+        return str(file)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", fetched)
+    found = [local.fingerprint]
+    for changed in ({}, {"act_layer": "quick_gelu"}, {"num_heads": 4}, {"drop_path_rate": 0.1}):
+        described = {**config, "model_args": {**config["model_args"], **changed}}
+        (tmp_path / "net" / "config.json").write_text(json.dumps(described))
+        found.append(load("timm:org/net").fingerprint)
+    assert found[0] == found[1] == found[4] and len(set(found)) == 3
+
+
+def test_what_timm_built_is_its_numbers_words_and_functions() -> None:
+    """Epsilons, which no repr of the whole shows, and functions; not the head, nor what only training reads."""
+    import timm
+    from timm.layers import LayerNorm
+
+    def model(**more: Any) -> str:
+        module: Any = timm.create_model("vit_tiny_patch16_224", depth=1, **more)
+        module.reset_classifier(0)
+        return built(module)
+
+    plain = model()
+    assert plain == model(num_classes=7, drop_rate=0.5, proj_drop_rate=0.1, drop_path_rate=0.2)
+    others = [{"norm_layer": partial(LayerNorm, eps=1e-3)}, {"act_layer": torch.nn.SiLU}, {"no_embed_class": True}]
+    assert len({plain, *(model(**other) for other in others)}) == 4
+
+    class Named(torch.nn.Module):
+        def __init__(self, act: object, unused: object = None) -> None:
+            super().__init__()
+            self.act, self.unused = act, unused
+
+    functions = [torch.sigmoid, torch.tanh, partial(torch.clamp, min=0), partial(torch.clamp, min=1)]
+    made = [Named(function) for function in functions]
+    assert len({built(one) for one in made}) == 4
+    assert built(made[0]) == built(Named(torch.sigmoid, unused=False))
+
+
+def test_class_tokens_without_a_grid_are_refused(tmp_path: Path) -> None:
+    """PiT's features are its class token; its last map has the name of a layer."""
+    timm_checkpoint(tmp_path / "pit", "pit_ti_224")
+    with pytest.raises(EncoderError, match="gives 1 tokens of a 224x224 image, which are no grid; layer=-1 gives"):
+        load(f"timm:{tmp_path}/pit")
+    assert load(f"timm:{tmp_path}/pit?layer=-1").grid == (7, 7)
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(EncoderError, match=f"device '{device}' cannot be used .*choices are cpu") as caught:
+            load_encoder("demo:vit", device=device)
+        assert "\n" not in str(caught.value)
 
 
 def test_refusals_are_one_line_that_names_the_value(tmp_path: Path) -> None:

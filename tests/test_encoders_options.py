@@ -95,6 +95,21 @@ def test_variants_of_one_model_share_a_pass(folder: Path, monkeypatch: pytest.Mo
     assert len({encoder.fingerprint for encoder in encoders}) == len(encoders)
 
 
+def test_variants_of_one_model_share_its_weights(folder: Path) -> None:
+    """One copy in memory, as long as nobody altered it; another layout or other weights are another copy."""
+    specs = [f"timm:{folder}/vit{option}" for option in ("?layer=0", "?layer=1", "", "?dtype=bf16")]
+    specs += [f"timm:{folder}/vit?layout=channels_last"]
+    encoders = [load_encoder(spec) for spec in specs]
+    places = [{name: one.data_ptr() for name, one in encoder.weights().items()} for encoder in encoders]
+    assert places[0] == places[1] == places[2] == places[3] and len(places[0]) > 10
+    assert not {*places[0].values()} & {*places[4].values()}
+    kept = encoders[2].tokens(IMAGES)
+    for one in encoders[0].weights().values():
+        one.add_(1)
+    again = load_encoder(specs[2])
+    assert torch.equal(again.tokens(IMAGES), kept) and again.identity() == again.fingerprint
+
+
 def test_every_option_that_changes_values_changes_the_fingerprint(folder: Path) -> None:
     options = ["layer=0", "layer=0,1&join=width", "layer=0,1&join=tokens", "layer=1,0&join=tokens", "pool=2x2"]
     options += ["prefix=drop", "size=64", "size=32x48", "dtype=fp32", "dtype=bf16"]
@@ -239,7 +254,7 @@ def test_what_cannot_be_compiled_is_one_line(folder: Path, monkeypatch: pytest.M
     def refused(*_: object) -> None:
         raise TorchDynamoException("no C++ compiler\nwas found")
 
-    monkeypatch.setattr(torch, "compile", lambda forward, options: refused)
+    monkeypatch.setattr(torch, "compile", lambda forward: refused)
     encoder = load_encoder(f"timm:{folder}/vit?compile=yes")
     with pytest.raises(EncoderError, match="compiled here; leave compile=yes away: no C.. compiler was found"):
         encoder.tokens(IMAGES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.decoding import ANNOUNCED
 from encoders.extract import extract
-from encoders.memory import LARGEST, PROBE, USUAL, fitting_batch, pass_bytes
-from encoders.store import FeatureStore
-from encoders.transfer import delayed, start_to_memory
+from encoders.memory import LARGEST, PROBE, USUAL, fitting_batch, pass_bytes, waiting_bytes
+from encoders.module import tokens_together
+from encoders.store import TYPES, FeatureStore
+from encoders.transfer import as_stored, delayed, start_to_memory
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -174,6 +176,59 @@ def test_batches_fit_the_memory() -> None:
     assert fitting_batch([Hungry(32)], room=2**20) == 1
     assert fitting_batch([Told("small")], room=2**40) == LARGEST["cpu"] == USUAL
     assert fitting_batch([]) == USUAL
+
+
+def test_batches_fit_the_memory_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned beside the GPU, an image: 4 batches of 4x4 pixels of 12 bytes and 2 of 2,048 fp16 values, 8,960 bytes.
+
+    Half of 2 MB of memory holds 117 of them, so 64, however much the GPU holds; half of 64 kB of a GPU 32 of 1,000.
+    """
+    encoder = Hungry(0)
+    encoder.dtype, encoder.width = "fp16", 2048
+    encoder.preprocess = replace(PLAIN, size=(4, 4))
+    room = {"cuda": 2**40, "cpu": 2_000_000}
+    monkeypatch.setattr("encoders.memory.free_bytes", room.get)
+    monkeypatch.setattr("encoders.memory.pass_bytes", lambda _encoder, device: 1000 * PROBE)
+    monkeypatch.setattr("encoders.memory.batches_ahead", lambda: 3)
+    monkeypatch.setattr("encoders.memory.batches_behind", lambda: 1)
+    assert waiting_bytes([encoder]) == 4 * 16 * 12 + 2 * 2048 * 2 == 8960
+    assert fitting_batch([encoder], device="cuda") == 64
+    room["cuda"] = 65_536
+    assert fitting_batch([encoder], device="cuda") == 32
+    room.update(cuda=2**40, cpu=2**40)
+    assert fitting_batch([encoder], device="cuda") == LARGEST["cuda"]
+
+
+class Elsewhere(Hungry):
+    """Gives tokens on another device, as a GPU's encoder does."""
+
+    def tokens(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), 1, 2, device=self.place)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+def test_tokens_of_a_gpu_are_rounded_there(dtype: str) -> None:
+    """What is copied has the bytes of what is stored; a processor's tokens are left to the store."""
+    encoder = Elsewhere(0)
+    encoder.dtype = dtype
+    for place, kind in (("meta", TYPES[dtype][0]), ("cpu", torch.float32)):
+        encoder.place = place
+        [tokens] = tokens_together([encoder], torch.zeros(3, 3, 8, 8))
+        assert tokens.dtype is kind
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+def test_rounding_on_a_gpu_gives_the_stored_bytes(tmp_path: Path, dtype: str) -> None:
+    encoder = Hungry(0)
+    encoder.dtype = dtype
+    store = FeatureStore(tmp_path, encoder)
+    scales = 10.0 ** torch.arange(-9, 5)
+    tokens = torch.randn(4096, 14, generator=torch.Generator().manual_seed(0)) * scales
+    values = tokens.clamp(-65000, 65000).reshape(-1, 1, 2)
+    there = start_to_memory(as_stored(values.cuda(), dtype=dtype)).wait()
+    assert not there.is_pinned()
+    assert store.encode(there).tobytes() == store.encode(values).tobytes()
 
 
 def test_the_batch_is_chosen_for_encoders_that_lack_features(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from encoders_regions import SIZES, boxes, features
+from PIL import Image
 
 from encoders import load_encoder
 from encoders.base import FileEncoder
@@ -70,6 +73,78 @@ def test_fingerprint_follows_the_bytes_and_not_the_place(tmp_path: Path) -> None
     text = (tmp_path / "butd" / "a.tsv").read_text()
     (tmp_path / "butd" / "a.tsv").write_text(text.replace("AAAA", "AACA", 1))
     assert load(tmp_path / "butd").fingerprint != before
+
+
+def test_fingerprint_follows_gqas_description_of_its_rows(tmp_path: Path) -> None:
+    """Rows of two images exchanged in the JSON file beside the arrays, which stay as they are."""
+    made.gqa_objects(tmp_path / "gqa")
+    before = load(tmp_path / "gqa")
+    file = tmp_path / "gqa" / "gqa_objects_info.json"
+    info = json.loads(file.read_text())
+    info["1"]["idx"], info["3"]["idx"] = info["3"]["idx"], info["1"]["idx"]
+    file.write_text(json.dumps(info))
+    after = load(tmp_path / "gqa")
+    assert after.fingerprint != before.fingerprint
+    assert np.array_equal(after.rows([PATHS[1]]).tokens.numpy(), features(3)[:1])
+    with pytest.raises(EncoderError, match="gqa_objects_0.h5 was changed since encoder butd was loaded"):
+        before.rows([PATHS[1]])
+
+
+def test_a_file_that_changes_after_loading_is_refused(tmp_path: Path) -> None:
+    """Rewritten, truncated or replaced: never other features under the fingerprint of the first."""
+    for change in ("rewritten", "truncated", "gone"):
+        folder = tmp_path / change
+        made.one_safetensors_each(folder)
+        encoder, file = load(folder), folder / "2.safetensors"
+        whole, times = file.read_bytes(), file.stat()
+        assert encoder.rows([PATHS[2]]).lengths.tolist() == [2]
+        if change == "rewritten":
+            file.write_bytes(whole[:-4] + np.float32(9).tobytes())
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        elif change == "truncated":
+            file.write_bytes(whole[:-4])
+        else:
+            file.unlink()
+        with pytest.raises(EncoderError, match="2.safetensors was changed since encoder butd was loaded; load it"):
+            encoder.rows([PATHS[2]])
+        assert encoder.rows([PATHS[3]]).lengths.tolist() == [3]
+
+
+def test_bytes_that_change_under_the_same_size_and_time_are_seen(tmp_path: Path) -> None:
+    """As `cp -p` and `rsync -t` write: in place, and as another file of the name."""
+    made.butd_tsv(tmp_path / "butd" / "a.tsv")
+    file = tmp_path / "butd" / "a.tsv"
+    times, found = file.stat(), [load(tmp_path / "butd").fingerprint]
+    for old, new in (("AAAA", "AACA"), ("AACA", "AADA")):
+        text = file.read_text().replace(old, new, 1)
+        if new == "AADA":
+            file.unlink()
+        file.write_text(text)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert (file.stat().st_size, file.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+        found.append(load(tmp_path / "butd").fingerprint)
+    assert len(set(found)) == 3
+
+
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    """The regions are of 640x480 pixels: under a name with that number alone the size must be just that."""
+
+    def drawn(name: str, size: tuple[int, int], *, turned: bool = False) -> Path:
+        image, exif = Image.new("RGB", size), Image.Exif()
+        exif[0x0112] = 6 if turned else 1
+        image.save(tmp_path / name, exif=exif)
+        return tmp_path / name
+
+    made.butd_tsv(tmp_path / "butd" / "a.tsv")
+    encoder = load(tmp_path / "butd")
+    right = [drawn("x_0001.jpg", (640, 480)), drawn("y_0001.jpg", (480, 640), turned=True), drawn("1.jpg", (320, 240))]
+    assert encoder.rows(right).lengths.tolist() == [1, 1, 1]
+    for name, size in {"COCO_1.jpg": (320, 240), "GQA_1.jpg": (480, 640), "1.png": (500, 333)}.items():
+        given = "x".join(map(str, size))
+        with pytest.raises(EncoderError, match=f"{name} is {given} pixels, and the regions of 1 are .* of 640x480"):
+            encoder.rows([drawn(name, size)])
+    made.uniter_npz(tmp_path / "unit")  # which does not say
+    assert load(tmp_path / "unit").rows([tmp_path / "GQA_1.jpg"]).lengths.tolist() == [1]
 
 
 def test_at_most_top_regions(tmp_path: Path) -> None:
