@@ -6,7 +6,7 @@ against image-blind evaluation, and the entries of the verdict that grades are m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -38,18 +38,28 @@ CHOICE_RESAMPLES = 500
 
 
 def comparison_results(
-    columns: Columns, resampler: Resampler, values: Draws, selection: TaskAnswers | None, *, chance: float, seed: int
+    columns: Columns,
+    resampler: Resampler,
+    values: Draws,
+    selection: TaskAnswers | None,
+    *,
+    chance: float,
+    seed: int,
+    impossible: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Floor, best single encoder, controls and other modes."""
+    """Floor, best single encoder, controls and other modes.
+
+    Args:
+        impossible: controls that could not be made, and why.
+    """
     n, gallery = len(columns.answers.rows.ids), columns.empty_by_definition
     full = values.columns([columns.space.full])
     found = _compared(columns, resampler, full)
     blind = found["blind"][0].value if found["blind"] else None
     floor = find_floor(values.columns([0]), full, blind=blind, by_definition=gallery)
     single = _best_single(columns, values, selection, chance=chance, seed=seed)
-    missing = missing_controls(
-        found, columns.answers, best_single=single["best_single"].get("encoder"), gallery=gallery
-    )
+    best = single["best_single"].get("encoder")
+    missing = missing_controls(found, columns.answers, best_single=best, gallery=gallery, impossible=impossible)
     controls, gains = control_leaves(found, missing, n=n, chance=chance, gallery=gallery)
     others = {mode: columns.draws([name], resampler) for mode, name in columns.other_modes().items()}
     gains |= {mode: leaf(full.minus(value), 0, n=n) for mode, value in others.items()}

@@ -99,13 +99,19 @@ def control_cells(answers: TaskAnswers, aliases: Sequence[str]) -> dict[str, lis
 
 
 def missing_controls(
-    found: Mapping[str, Sequence[Comparison]], answers: TaskAnswers, *, best_single: str | None, gallery: bool
+    found: Mapping[str, Sequence[Comparison]],
+    answers: TaskAnswers,
+    *,
+    best_single: str | None,
+    gallery: bool,
+    impossible: Mapping[str, str],
 ) -> dict[str, str]:
     """Per control that does not count, why.
 
     Args:
         best_single: the encoder chosen on validation answers, of which a control made of one must be.
         gallery: whether the task ranks galleries, which nobody can do blind.
+        impossible: what could not be made, by name, such as `matched of vit`, and why.
     """
     reasons = {}
     for mode, control in CONTROLS.items():
@@ -115,7 +121,8 @@ def missing_controls(
         if not made:
             seeds = sorted(seed for seed, cells in answers.cells.items() if any(n.mode == mode for n in cells))
             part = f"its cells are not those of every seed, or not made of {control.made_of} encoder(s)"
-            reasons[mode] = part if seeds else f"needs --controls {control.asked_by}"
+            asked = impossible.get(f"{mode} of {best_single}", f"needs --controls {control.asked_by}")
+            reasons[mode] = part if seeds else asked
         elif control.made_of == "one" and best_single is not None and best_single not in made:
             reasons[mode] = f"made of {', '.join(made)}, and not of the best single encoder, {best_single}"
     return reasons

@@ -113,6 +113,12 @@ def training_of(files: RunFiles, task: str) -> dict[str, Any]:
     }
 
 
+def impossible_controls(files: RunFiles) -> dict[str, str]:
+    """Controls that a run could not make, such as `matched of vit`, and why; nothing where it did not say."""
+    path = files.folder / "controls.json"
+    return {name: str(why) for name, why in read_json(path).items()} if path.exists() else {}
+
+
 def excluded_of(files: RunFiles, task: str) -> dict[str, Any]:
     """How many images each split of a task was left without; nothing where the run did not record it."""
     path = files.folder / "exclusions.json"

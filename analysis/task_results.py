@@ -25,7 +25,7 @@ from analysis.metric_values import kind_of, metric_of, secondary_statistic
 from analysis.overlap import CONVENTION, ensemble_overlap, exclusive_sets, pair_overlap
 from analysis.removals import REMOVALS, RETRAINED, OtherValues, removal_cells
 from analysis.rescues import flips
-from analysis.run_files import RunFiles, excluded_of, training_of
+from analysis.run_files import RunFiles, excluded_of, impossible_controls, training_of
 from analysis.slices import slice_results
 
 
@@ -80,7 +80,10 @@ def task_results(
     context = TaskContext(columns, resampler, values, chance)
     contributions = in_the_metric(Contributions(context.space, values, context.n))
     sensitivity = _sensitivity(context)
-    compared = comparison_results(columns, resampler, values, selection, chance=chance, seed=seed)
+    impossible = impossible_controls(files)
+    compared = comparison_results(
+        columns, resampler, values, selection, chance=chance, seed=seed, impossible=impossible
+    )
     return {
         "metric": metric,
         "split": answers.split,

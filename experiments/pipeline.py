@@ -176,8 +176,9 @@ def _do_jobs(workshop: Workshop, share: Share, *, say: Callable[[str], None], fi
         return lacking
     best = agree(workshop.best_single() if first else {})
     streams, not_run = workshop.streams(dict.fromkeys(best.values()))
-    for control, why in not_run.items():
-        if share.index == 0 and first:
+    if share.index == 0 and first:
+        write_json(config.folder / "controls.json", not_run)
+        for control, why in not_run.items():
             say(f"control {control} is not run: {why}")
     later = control_jobs(config, best=best, streams=streams)
     own = {f"{alias}={spec}": (alias, spec) for job in later for alias, spec in job.encoders.items()}
