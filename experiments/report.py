@@ -6,6 +6,7 @@ Several runs are also set side by side: a leaderboard, which compares all others
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,10 +18,38 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--images", nargs="+", metavar="TASK=FOLDER", default=[], help="where a task's images lie, if they were moved"
     )
+    made.add_argument("--no-images", action="store_true", help="embed no picture, as for a page to be shared")
     made.add_argument(
         "--out", type=Path, metavar="FOLDER", help="of the leaderboard (default: leaderboard, beside the first run)"
     )
     return made
+
+
+def image_folders_of(args: argparse.Namespace) -> dict[str, Path]:
+    """By task, the folders that the flags name for its images; with `--no-images` ones that hold none.
+
+    Raises:
+        ConfigError: a flag is no TASK=FOLDER, or its task is in none of the runs.
+        RunFolderError: a folder is not that of a finished run.
+    """
+    from analysis.run_files import image_folders, read_run_files
+    from experiments.errors import ConfigError, near
+
+    if args.images and args.no_images:
+        raise ConfigError(f"--images {args.images[0]} and --no-images exclude each other: give one")
+    if args.no_images:
+        return {task: Path(os.devnull) for run in args.runs for task in image_folders(run)}
+    named: dict[str, Path] = {}
+    for item in args.images:
+        task, equals, folder = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--images {item!r} is not TASK=FOLDER")
+        named[task] = Path(folder)
+    known = dict.fromkeys(task for run in args.runs for task in read_run_files(run).baselines) if named else {}
+    for task in named:
+        if task not in known:
+            raise ConfigError(f"--images names task {task!r}, which is in none of the runs; {near(task, known)}")
+    return named
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,15 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     from analysis.leaderboard_page import write_leaderboard
     from analysis.report import write_report
     from analysis.terminal import summary_lines
+    from experiments.errors import ConfigError
 
-    images = {}
-    for item in args.images:
-        task, equals, folder = item.partition("=")
-        if not equals:
-            print(f"error: --images {item!r} is not TASK=FOLDER", file=sys.stderr)
-            return 1
-        images[task] = Path(folder)
     try:
+        images = image_folders_of(args)
         reports = []
         for folder in args.runs:
             report = write_report(folder, images=images)
@@ -46,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join([*summary_lines(report.results), str(report.html), ""]))
         if len(reports) > 1:
             print(write_leaderboard(reports, args.out or args.runs[0].resolve().parent / "leaderboard"))
-    except (RunFolderError, OSError) as error:
+    except (ConfigError, RunFolderError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

@@ -60,7 +60,7 @@ from tasks.files import existing_folder, read_factors
 from tasks.objective import Alone, Objective, Pair, States, Stream, Whole
 from tasks.official_scores import OfficialScores
 from tasks.options import check_options
-from tasks.paths import find_image_root
+from tasks.paths import find_image_root, image_places
 from tasks.predictions import Prediction, read_json_lines, write_json_lines
 
 __all__ = [
@@ -149,13 +149,13 @@ class Task(ABC):
             raise TaskError(f"limit {limit} for {self.name!r} leaves nothing: give 1 or more")
         folder = existing_folder(folder)
         examples = self._examples(folder, split, limit)
-        root = find_image_root(
-            folder, images, (*self.image_folders, UNPACKED), [example.image for example in examples[:50]]
-        )
+        usual = (*self.image_folders, UNPACKED)
+        root = find_image_root(folder, images, usual, [example.image for example in examples[:50]])
         if images is None and embedded == "unpack":
             root = self._unpacked(folder, split, examples, root)
         examples = [_without_place(example) for example in examples]
-        return Split(examples=examples, image_root=root, name=split, official=self.logical.get(split, split))
+        official = self.logical.get(split, split)
+        return Split(examples, root, name=split, official=official, searched=image_places(folder, images, usual))
 
     def _examples(self, folder: Path, split: str, limit: int | None) -> list[Example]:
         source = self.source(folder, split)

@@ -2,7 +2,8 @@
 
 Tells, for every split that is there: the files and their format, the numbers of records and images beside the published
 ones, and which images are missing or cannot be decoded. Exits with 1 where images are at fault, unless `--exclude FILE`
-takes their list, which `tasks.score --exclude` and `tasks.check.read_exclusions` read and every result then records.
+takes their list, which `tasks.score --exclude` and `tasks.check.read_exclusions` read and every result then records;
+and where a run could not be scored for want of answers. Held-out splits that share examples with train are refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tasks.base import Task
     from tasks.examples import Example
+    from tasks.run_splits import HeldOut
 
 SHOWN = 20
 
@@ -51,36 +54,69 @@ def check(
 
     Returns:
         {"task", "folder", "licence", "splits": {name: {"files", "format", "records", "images", "published", "note",
-        "answers", "missing", "undecodable"}}, "absent": {name: why}}
+        "answers", "scoring", "missing", "undecodable", "searched"}}, "absent": {name: why}, "unanswered": {split of a
+        run: why it cannot be scored}, "notes"}
 
     Raises:
-        DatasetError: a file of a split is not of its format, a split is in two files, or the folder holds none.
+        DatasetError: a file of a split is not of its format, a split is in two files, the folder holds none, or a
+            split that a run holds out has examples of its training split.
     """
     from tasks.errors import AbsentError, DatasetError, TaskError
     from tasks.files import existing_folder
     from tasks.published import LICENCES
+    from tasks.run_splits import shared_images, unanswered
 
     existing_folder(folder)
-    found: dict[str, Any] = {}
+    sources: dict[str, Path] = {}
     absent: dict[str, str] = {}
     for split in splits or dict.fromkeys(name for name in task.official if name != "restval"):
         if split not in task.splits:
             raise TaskError(f"task {task.name!r} has no split {split!r}: splits are {', '.join(task.splits)}")
         try:
-            task.source(folder, split)
+            sources[split] = task.source(folder, split)
         except AbsentError as error:
             absent[split] = error.problem
-            continue
-        found[split] = _split(task, folder, split, images, look=look, progress=progress)
-    if not found:
+    used = _used(task, folder, whole=splits is None)
+    if splits is None:  # a file that stands in for an official one, such as phase 1's test of Hateful Memes
+        sources |= {part: file for part, file in used.items() if file not in sources.values()}
+    if not sources:
         raise DatasetError(f"holds no split of {task.name!r}: {next(iter(absent.values()))}", file=folder)
+    held_out = _held_out(task, folder, [part for part, file in used.items() if file in sources.values()])
+    found = {split: _split(task, folder, split, images, look=look, progress=progress) for split in sources}
     return {
         "task": task.name,
         "folder": str(folder),
         "licence": LICENCES.get(task.name, "not known: look it up before you use the data"),
         "splits": found,
         "absent": absent,
+        "unanswered": unanswered(task, held_out),
+        "notes": shared_images(held_out),
     }
+
+
+def _used(task: Task, folder: Path, *, whole: bool) -> dict[str, Path]:
+    """The splits that a run would use and their files, of those that are there.
+
+    Args:
+        whole: whether the whole folder is checked, so that a file at fault matters.
+    """
+    from tasks.errors import AbsentError, DatasetError
+
+    found: dict[str, Path] = {}
+    for part in task.logical:
+        with suppress(AbsentError if whole else DatasetError):
+            found[part] = task.source(folder, part)
+    return found
+
+
+def _held_out(task: Task, folder: Path, parts: Sequence[str]) -> dict[str, HeldOut]:
+    """The splits that a run holds out, beside the one that it trains on. Raises DatasetError if they share examples."""
+    from tasks.run_splits import check_apart, compare_with_train
+
+    others = {part: _examples(task, folder, part) for part in parts if part != "train"}
+    found = compare_with_train(_examples(task, folder, "train") if "train" in parts else (), others)
+    check_apart(task, folder, found)
+    return found
 
 
 def _split(
@@ -106,8 +142,9 @@ def _split(
         raise DatasetError("an id is used twice", file=Path(files[0]))
     missing: list[str] = []
     undecodable: list[str] = []
+    searched: tuple[str, ...] = ()
     if look != "none":
-        missing, undecodable = _look(
+        missing, undecodable, searched = _look(
             task, folder, split, names, files=files, images=images, look=look, progress=progress
         )
     return {
@@ -118,8 +155,10 @@ def _split(
         "published": list(SIZES.get(task.name, {}).get(split, (None, None))),
         "note": OTHER_VERSIONS.get((task.name, split, len(hashes)), ""),
         "answers": answered,
+        "scoring": task.scoring,
         "missing": missing,
         "undecodable": undecodable,
+        "searched": searched,
     }
 
 
@@ -137,14 +176,18 @@ def _look(
     images: Path | None,
     look: str,
     progress: bool,
-) -> tuple[list[str], list[str]]:
-    """Images that are missing, and those that Pillow cannot decode whole; those inside Parquet are written out."""
+) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Images that are missing, those that Pillow cannot decode whole, and where they were looked for.
+
+    Those inside Parquet are written out.
+    """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     from tasks.paths import resolve_image
 
     inside = any(file.endswith(".parquet") for file in files)
-    root = task.read(folder, split, images=images, limit=None if inside else 50).image_root
+    read = task.read(folder, split, images=images, limit=None if inside else 50)
+    root = read.image_root
     missing, undecodable = [], []
     listed = list(names)
     for name in tqdm(listed, unit="image", desc=f"images of {split}", disable=not progress):
@@ -157,7 +200,8 @@ def _look(
             missing.append(name)
         elif look == "decode" and not _decodes(path):
             undecodable.append(name)
-    return missing, undecodable
+    searched = read.searched[1] if read.searched is not None and len(missing) == len(listed) else (str(root),)
+    return missing, undecodable, searched
 
 
 def _decodes(path: Path) -> bool:
@@ -198,12 +242,17 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         yield f"  images  {split['images']:,}{_beside(split['images'], images)}"
         if split["note"]:
             yield f"  {split['note']}"
-        if not split["answers"] and result["task"] not in ("flickr30k", "coco", "pairs"):
+        if not split["answers"] and split["scoring"] == "answers":
             yield "  no public answers: it can be predicted, not scored"
         for what in ("missing", "undecodable"):
             if split[what]:
                 more = ", ..." if len(split[what]) > SHOWN else ""
                 yield f"  {len(split[what]):,} images {what}: {', '.join(split[what][:SHOWN])}{more}"
+        if split["missing"]:
+            places = ", ".join(split["searched"])
+            yield f"  looked in {places}: put them there, or name their folder with --images FOLDER"
+    yield from (f"note: {note}" for note in result["notes"])
+    yield from (f"at fault: {why}" for why in result["unanswered"].values())
     if result["absent"]:
         yield f"not there: {', '.join(result['absent'])}"
     yield f"licence: {result['licence']}"
@@ -235,10 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(json.dumps(result, indent=1) if flags.json else "\n".join(_lines(result)))
     if flags.exclude:
         print(f"{len(set(faults))} images to be excluded: {flags.exclude}", file=sys.stderr)
-        return 0
-    if faults:
+    elif faults:
         print("images are at fault: mend them, or write their list with --exclude FILE", file=sys.stderr)
-    return 1 if faults else 0
+    return 1 if result["unanswered"] or (faults and not flags.exclude) else 0
 
 
 if __name__ == "__main__":

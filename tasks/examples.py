@@ -46,6 +46,7 @@ class Split:
         name: the split that was asked for ("train", "select", "test" or an official name).
         official: which official split or part of it this is, in words that a report may print.
         excluded: images that were left out with their examples, to be recorded in every result.
+        searched: where the image root was looked for: a folder, and places relative to it.
     """
 
     examples: list[Example]
@@ -53,6 +54,7 @@ class Split:
     name: str
     official: str
     excluded: tuple[str, ...] = ()
+    searched: tuple[Path, tuple[str, ...]] | None = None
 
     def without(self, images: Collection[str]) -> Split:
         """The split without these images' examples. Raises TaskError if none are left."""
@@ -72,11 +74,16 @@ class Split:
         """Distinct images in order of first appearance, relative to `image_root`."""
         return list(dict.fromkeys(example.image for example in self.examples))
 
-    def check_images(self, on_missing: Literal["raise", "list"] = "raise") -> list[str]:
+    def check_images(
+        self, on_missing: Literal["raise", "list"] = "raise", *, remedy: str = "name their folder with images=FOLDER"
+    ) -> list[str]:
         """Looks for every image file; returns those that are missing (none, unless `on_missing="list"`).
 
+        Args:
+            remedy: what a user can do about it, for the error.
+
         Raises:
-            DatasetError: images are missing; names how many, and the first few.
+            DatasetError: images are missing; names how many, the first few, and where all were looked for.
         """
         missing = []
         for image in self.images():
@@ -88,10 +95,13 @@ class Split:
                 missing.append(image)
         if missing and on_missing == "raise":
             few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise DatasetError(
-                f"{len(missing)} of {len(self.images())} images of split {self.name!r} are missing: {few}",
-                file=self.image_root,
-            )
+            number = len(self.images())
+            problem = f"{len(missing)} of {number} images of split {self.name!r} are missing: {few}"
+            folder = self.image_root
+            if self.searched is not None and len(missing) == number:
+                folder, places = self.searched
+                problem += f" (looked in {', '.join(places)})"
+            raise DatasetError(f"{problem}; put them there, or {remedy}", file=folder)
         return missing
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from tasks.errors import DatasetError
@@ -18,13 +20,15 @@ FACTORS = "factors.json"
 
 
 def existing_folder(folder: Path) -> Path:
-    """The folder. Raises DatasetError if it is none."""
-    try:
+    """The folder. Raises DatasetError if it is none, with the nearest name beside it."""
+    beside: list[str] = []
+    with suppress(OSError):
         if folder.is_dir():
             return folder
-    except OSError:
-        pass
-    raise DatasetError("there is no such folder", file=folder)
+        beside = sorted(place.name for place in folder.absolute().parent.iterdir() if place.is_dir())
+    close = get_close_matches(folder.name, beside, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    raise DatasetError(f"there is no such folder{hint}", file=folder)
 
 
 def valid_text(value: object, *, what: str, file: Path, record: str | None) -> str:

@@ -126,6 +126,7 @@ class Flickr30k(Retrieval):
     image_folders = (
         "flickr30k-images",
         "flickr30k_images",
+        "flickr30k_images/flickr30k_images",
         "images",
         "",
         "../flickr30k-images",

@@ -43,9 +43,9 @@ def resolve_image(root: Path, relative: str, *, file: Path | None = None, record
 def find_image_root(folder: Path, images: Path | None, usual: Sequence[str], probes: Sequence[str]) -> Path:
     """The folder that image paths are relative to.
 
-    Candidates are the usual places under `folder` or, when given, `images` itself and the usual places below
-    it. The one that holds most of `probes` wins, the earlier at equal counts; if none holds any, the first
-    that exists, so that a later `Split.check_images` can say what is missing and where.
+    Candidates are the `image_places`. The one that holds most of `probes` wins, the earlier at equal counts; if none
+    holds any, the same is tried with folders that lie in one of their own name, as archives unpack them; and else it is
+    the first that exists, so that a later `Split.check_images` can say what is missing and where.
 
     Args:
         usual: places relative to the dataset folder, likeliest first; those beginning with ".." are in a
@@ -55,17 +55,45 @@ def find_image_root(folder: Path, images: Path | None, usual: Sequence[str], pro
     Raises:
         DatasetError: `images` was given and is no folder.
     """
+    if images is not None and not images.is_dir():
+        raise DatasetError("there is no such image folder", file=images)
+    start, places = image_places(folder, images, usual)
+    present = [start / place for place in places if _is_folder(start / place)]
+    return _most_of(present, probes) or _most_of(_nested(present, probes), probes) or next(iter(present), folder)
+
+
+def image_places(folder: Path, images: Path | None, usual: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
+    """Where images are looked for: a folder, and places relative to it.
+
+    These are the usual places under `folder` or, when given, `images` itself and the usual places below it.
+    """
     if images is None:
-        candidates = [folder / place for place in usual]
-    else:
-        if not images.is_dir():
-            raise DatasetError("there is no such image folder", file=images)
-        candidates = [images, *(images / place for place in usual if not place.startswith(".."))]
-    present = [candidate for candidate in candidates if candidate.is_dir()]
-    counts = [sum(_exists(candidate, probe) for probe in dict.fromkeys(probes)) for candidate in present]
-    if not present:
-        return folder
-    return present[counts.index(max(counts))]
+        return folder, tuple(place or "." for place in usual)
+    return images, tuple(dict.fromkeys([".", *(place or "." for place in usual if not place.startswith(".."))]))
+
+
+def _most_of(candidates: Sequence[Path], probes: Sequence[str]) -> Path | None:
+    """The folder that holds most of the probes; None where none holds any."""
+    counts = [sum(_exists(candidate, probe) for probe in dict.fromkeys(probes)) for candidate in candidates]
+    return candidates[counts.index(max(counts))] if any(counts) else None
+
+
+def _nested(candidates: Sequence[Path], probes: Sequence[str]) -> list[Path]:
+    """`images/images` beside `images`, and `train2014` where `train2014/1.jpg` is in `train2014/train2014`; twice."""
+    first = {PurePosixPath(probe).parts[0] for probe in probes if len(PurePosixPath(probe).parts) > 1}
+    found: list[Path] = []
+    for candidate in candidates:
+        own = candidate.resolve().name if candidate.name in ("", "..") else candidate.name
+        for name in dict.fromkeys((own, *sorted(first))):
+            found += [place for place in (candidate / name, candidate / name / name) if name and _is_folder(place)]
+    return found
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:  # a name the file system cannot hold
+        return False
 
 
 def _exists(root: Path, relative: str) -> bool:

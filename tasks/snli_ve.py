@@ -47,6 +47,7 @@ class SnliVe(Task):
         "images",
         "../flickr30k/flickr30k-images",
         "../flickr30k/flickr30k_images",
+        "../flickr30k/flickr30k_images/flickr30k_images",
         "../flickr30k/images",
         "../flickr30k-images",
         "../flickr30k_images",

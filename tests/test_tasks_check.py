@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import official_files as official
@@ -17,7 +18,7 @@ from tasks.published import LICENCES, SIZES
 
 def _memes(folder: Path) -> Path:
     official.write_lines(folder / "train.jsonl", [official.meme(k, k % 2) for k in range(1, 5)])
-    official.write_lines(folder / "test.jsonl", [official.meme(9, None)])
+    official.write_lines(folder / "test.jsonl", [official.meme(9)])
     for number in (1, 2, 9):
         official.png(folder / "img" / f"{number:05d}.png")
     whole = (folder / "img" / "00001.png").read_bytes()
@@ -112,6 +113,67 @@ def test_a_split_in_two_files_is_an_error_and_no_absent_split(
     assert re.search(r"'dev_seen' is in more than one file: keep one of .*_a\.jsonl, ", capsys.readouterr().err)
     (tmp_path / "dev_seen_b.jsonl").unlink()
     assert main(["hateful_memes", str(tmp_path), "--look", "none"]) == 0
+
+
+def test_a_training_file_under_another_splits_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for start, part in enumerate(("train", "dev", "test")):
+        records = [official.snli_record(image=str(10 * start + k), number=k) for k in range(3)]
+        official.write_lines(tmp_path / f"snli_ve_{part}.jsonl", records)
+    assert main(["snli_ve", str(tmp_path), "--look", "none"]) == 0
+    shutil.copy(tmp_path / "snli_ve_train.jsonl", tmp_path / "snli_ve_dev.jsonl")
+    capsys.readouterr()
+    assert main(["snli_ve", str(tmp_path), "--look", "none"]) == 2
+    said = capsys.readouterr().err
+    assert "snli_ve_dev.jsonl: 3 of 3 examples of split 'select' of 'snli_ve' are in split 'train'" in said
+    assert "such as id '0.jpg#0r1n': put the file of 'dev' there" in said and said.count("\n") == 1
+    assert main(["snli_ve", str(tmp_path), "--look", "none", "--splits", "train", "test"]) == 0
+
+
+def test_images_alone_that_splits_share_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part, numbers in {"train": (0, 1), "dev": (2, 5), "test": (8,)}.items():
+        records = [official.snli_record(image=str(k % 5), number=k) for k in numbers]
+        official.write_lines(tmp_path / f"snli_ve_{part}.jsonl", records)
+    assert main(["snli_ve", str(tmp_path), "--look", "none"]) == 0
+    assert re.findall("^note: .*", capsys.readouterr().out, flags=re.MULTILINE) == [
+        "note: 1 of 2 images of split 'select' are in split 'train' too, with other texts or ids"
+    ]
+
+
+def test_a_file_that_stands_in_for_the_test_split_is_listed_and_its_want_of_answers_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memes = {"train": official.meme(1), "dev": official.meme(2), "test": official.meme(3, None)}
+    for part, meme in memes.items():
+        official.write_lines(tmp_path / f"{part}.jsonl", [meme])
+    assert main(["hateful_memes", str(tmp_path), "--look", "none"]) == 1
+    said = capsys.readouterr().out
+    assert re.search(rf"^test: official JSONL, {tmp_path}/test\.jsonl\n  records 1", said, flags=re.MULTILINE)
+    assert "at fault: 1 of 1 examples of split 'test' of 'hateful_memes' have no answer" in said
+    assert "put a file of 'test_seen' with answers there" in said
+    assert main(["hateful_memes", str(tmp_path), "--exclude", str(tmp_path / "gone.json")]) == 1
+    official.write_vqa(tmp_path / "vqa", "val2014", [7])
+    questions, _ = official.vqa_files([9])
+    official.write_json(tmp_path / "vqa" / "v2_OpenEnded_mscoco_test2015_questions.json", questions)
+    assert main(["vqa", str(tmp_path / "vqa"), "--look", "none"]) == 0  # no run is scored on test2015
+    assert "no public answers: it can be predicted" in capsys.readouterr().out
+
+
+def test_missing_images_come_with_the_places_and_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    official.write_lines(tmp_path / "snli_ve" / "snli_ve_dev.jsonl", [official.snli_record(image="1")])
+    assert main(["snli_ve", str(tmp_path / "snli_ve")]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"looked in flickr30k-images, .*, \.\./flickr30k, .*--images FOLDER", said)
+    assert main(["snli_ve", str(tmp_path / "snlive")]) == 2
+    assert "snlive: there is no such folder, did you mean 'snli_ve'?" in capsys.readouterr().err
+
+
+def test_a_task_under_an_alias_is_known_to_need_no_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("train", "val", "test"):
+        official.write_lines(tmp_path / f"{part}.jsonl", [{"image": f"{part}.png", "caption": "a cup"}])
+    assert main(["mine=pairs", str(tmp_path), "--look", "none"]) == 0
+    assert "answers" not in capsys.readouterr().out
 
 
 def test_published_sizes_are_of_splits_that_exist() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from importlib import metadata
 from pathlib import Path
 
 import official_files as official
 import pytest
 
+from experiments.combine import configure, parser
+from experiments.data import check_data, find_data, read_tasks
 from tasks import TASKS, load_task
 from tasks.base import Answer, Example, Task
 from tasks.conformance import check_task
@@ -35,6 +38,16 @@ def test_the_docs_page_runs(
     task = load_task("mine=counting.py:Counting")
     answers = [task.judge(example, Prediction("2")) for example in task.read(tmp_path / "dots", "test").examples]
     assert (task.name, task.value(answers)) == ("mine", pytest.approx((0.5 + 1 + 0) / 3))
+    assert _tasks_of_the_docs_command() == {"pets": 2, "dots": 3}
+
+
+def _tasks_of_the_docs_command() -> dict[str, int]:
+    """Test examples by task, as the page's one command for a run reads them in the current folder."""
+    (command,) = re.findall(r"```\n(python -m experiments\.combine .*?)```", PAGE.read_text(), flags=re.DOTALL)
+    words = shlex.split(command.replace("\\\n", " "))
+    config = configure(parser().parse_args(words[3:]))
+    check_data(config)
+    return {name: len(data.splits["test"].examples) for name, data in read_tasks(config, find_data(config)).items()}
 
 
 def _own(folder: Path, kind: str, records: list[dict[str, object]], suffix: str) -> Path:

@@ -259,6 +259,39 @@ def test_images_given_by_the_user(tmp_path: Path) -> None:
         task.read(tmp_path / "vqa", "test").check_images()
 
 
+@pytest.mark.parametrize(
+    ("task", "place", "image"),
+    [
+        ("flickr30k", "flickr30k/flickr30k_images/flickr30k_images", "12.jpg"),
+        ("snli_ve", "flickr30k/flickr30k_images/flickr30k_images", "1000001.jpg"),
+        ("snli_ve", "snli_ve/images/images/images", "1000001.jpg"),
+        ("vqa", "vqa/val2014", "val2014/COCO_val2014_000000000007.jpg"),
+    ],
+)
+def test_images_in_a_folder_that_lies_in_one_of_its_own_name(
+    tmp_path: Path, task: str, place: str, image: str
+) -> None:
+    official.write_json(tmp_path / "flickr30k" / "dataset_flickr30k.json", official.flickr())
+    official.write_lines(tmp_path / "snli_ve" / "snli_ve_test.jsonl", [official.snli_record(image="1000001")])
+    official.write_vqa(tmp_path / "vqa", "val2014", [7])
+    official.touch(tmp_path / place / image)
+    split = load_task(task).read(tmp_path / task, "test", limit=1)
+    assert split.image_path(split.examples[0]).resolve() == (tmp_path / place / image).resolve()
+    assert split.check_images() == []
+
+
+def test_missing_images_name_the_places_that_were_tried(tmp_path: Path) -> None:
+    official.write_vqa(tmp_path / "vqa", "val2014", [7])
+    split = load_task("vqa").read(tmp_path / "vqa", "test")
+    message = rf"^{tmp_path}/vqa: 1 of 1 .*\(looked in \., images, \.\./coco, .*\); put them there, .* images=FOLDER$"
+    with pytest.raises(DatasetError, match=message):
+        split.check_images()
+    (tmp_path / "elsewhere").mkdir()
+    split = load_task("vqa").read(tmp_path / "vqa", "test", images=tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"elsewhere: 1 of 1 .*\(looked in \., images, unpacked_images\)"):
+        split.check_images()
+
+
 def test_an_image_name_that_no_file_system_holds_is_missing(tmp_path: Path) -> None:
     official.write_lines(tmp_path / "train.jsonl", [official.meme(1, img="x" * 5000)])
     assert len(load_task("hateful_memes").read(tmp_path, "train").check_images("list")) == 1
