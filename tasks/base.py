@@ -55,7 +55,7 @@ from tasks.discovery import Found
 from tasks.embedded import FOLDER as UNPACKED
 from tasks.embedded import Embedded, unpack
 from tasks.errors import DatasetError, TaskError
-from tasks.examples import Answer, Baselines, Example, Split, Target, mean_by, mean_score
+from tasks.examples import Answer, Baselines, Example, Split, Target, exact, mean_by, mean_score
 from tasks.files import existing_folder, read_factors
 from tasks.objective import Alone, Objective, Pair, States, Stream, Whole
 from tasks.official_scores import OfficialScores
@@ -242,8 +242,15 @@ class Task(ABC):
         """What the official evaluation prints besides, which needs the dataset's files or all predictions."""
         return OfficialScores()
 
+    def credit(self, prediction: str, target: str) -> float:
+        """What an answer scores, in [0, 1]; here, 1 where it equals the target.
+
+        The mean of these is `value`, unless the metric is of the whole set: intervals resample scored answers.
+        """
+        return exact(prediction, target)
+
     def judge(self, example: Example, prediction: Prediction) -> Answer:
-        """A prediction as a scored answer; here, right is what equals the target."""
+        """A prediction as a scored answer."""
         target = "" if example.target is None else str(example.target)
         return Answer(
             id=example.id,
@@ -251,7 +258,7 @@ class Task(ABC):
             direction="",
             prediction=prediction.text,
             target=target,
-            score=None if example.target is None else float(prediction.text == target),
+            score=None if example.target is None else self.credit(prediction.text, target),
             probability=prediction.probability,
             logprob=None,
             rank=None,

@@ -126,6 +126,10 @@ def _check_answers(task: Task, test: Split, objective: Objective) -> None:
     value = task.value(whole)
     _require(task, 0 <= value <= 1, f"the metric is a fraction in [0, 1], not {value}")
     _require(task, isclose(task.value(whole[::-1]), value, abs_tol=1e-9), "the metric does not depend on the order")
+    scores = [answer.score for answer in whole if answer.score is not None]
+    mean = sum(scores) / max(1, len(scores))
+    clause = f"the metric, {value:.4g}, is the mean of the answers' scores, {mean:.4g}, or no answer has one (`credit`)"
+    _require(task, not scores or isclose(value, mean, abs_tol=1e-9), clause)
     _require(task, all(isfinite(v) for v in task.secondary(whole).values()), "secondary metrics are finite")
     _check_predictions(task, examples, whole, value)
 

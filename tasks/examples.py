@@ -5,7 +5,7 @@ Nothing here imports torch, so reading and scoring work without it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,8 @@ from tasks.errors import DatasetError, TaskError
 from tasks.paths import resolve_image
 
 Target = str | tuple[str, ...] | None
+Credit = Callable[[str, str], float]
+"""What an answer scores, in [0, 1], given the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,11 @@ class Baselines:
     chance: float
     majority: float
     prior: float | None = None
+
+
+def exact(prediction: str, target: str) -> float:
+    """1 where an answer equals the target, else 0."""
+    return float(prediction == target)
 
 
 def mean_score(answers: Sequence[Answer]) -> float:

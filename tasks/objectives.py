@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tasks.base import Answer, Example, Objective, States, Stream
 from tasks.contrast import RetrievalObjective
 from tasks.errors import TaskError
+from tasks.examples import Credit, exact
 from tasks.heads import MlpHead
 from tasks.soft_answers import answer_score, answer_targets, raw_answers
 from tasks.vocabulary import Vocabulary
@@ -161,15 +162,16 @@ class SoftTargetObjective(ScoredObjective):
 
 @final
 class ClassificationObjective(ScoredObjective):
-    """One label of several by cross-entropy; the score is 1 when the label is the target.
+    """One label of several by cross-entropy.
 
-    A target outside the labels adds no loss and scores 0.
+    A target outside the labels adds no loss.
 
     Args:
         labels: the classes.
         score: "share", or "set" where the metric is of the whole set: then score is None and the probability
             is of the last label (hateful_memes: P("1")).
         prior: frequency of each label in training, where the head's biases start; not needed to reload.
+        credit: what a label scores, given the target; 1 where they are equal.
     """
 
     kind = "classification"
@@ -182,8 +184,10 @@ class ClassificationObjective(ScoredObjective):
         labels: Sequence[str],
         score: Literal["share", "set"] = "share",
         prior: Float[Tensor, " c"] | None = None,
+        credit: Credit = exact,
     ) -> None:
         super().__init__(task=task, width=width)
+        self.credit = credit
         self.labels = Vocabulary(tuple(labels))
         self.score: Literal["share", "set"] = score
         self.head = MlpHead(width=width, num_outputs=len(self.labels))
@@ -225,7 +229,7 @@ class ClassificationObjective(ScoredObjective):
                     direction="",
                     prediction=prediction,
                     target="" if example.target is None else str(example.target),
-                    score=float(prediction == example.target) if scored else None,
+                    score=self.credit(prediction, str(example.target)) if scored else None,
                     probability=float(logprobs[row, shown].exp()),
                     logprob=None if known is None else float(logprobs[row, known]),
                     rank=None,

@@ -38,6 +38,8 @@ def test_the_docs_page_runs(
     task = load_task("mine=counting.py:Counting")
     answers = [task.judge(example, Prediction("2")) for example in task.read(tmp_path / "dots", "test").examples]
     assert (task.name, task.value(answers)) == ("mine", pytest.approx((0.5 + 1 + 0) / 3))
+    baselines = task.baselines(task.read(tmp_path / "dots", "train"), task.read(tmp_path / "dots", "test"))
+    assert (baselines.chance, baselines.majority) == (pytest.approx((3 + 4 * 0.5 - 2 * 0.5) / 9), pytest.approx(0.5))
     assert _tasks_of_the_docs_command() == {"pets": 2, "dots": 3}
 
 
