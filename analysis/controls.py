@@ -170,7 +170,13 @@ def finish_claim(entry: dict[str, Any]) -> None:
     for one in entry["comparisons"]:
         if not survives(one):
             made = f" of {'+'.join(one['encoders'])}" if one["encoders"] else ""
-            lacking.append(f"the gain over control {one['control']!r}{made} may be zero")
+            gain = one["gain"]
+            better = is_run(gain) and gain["ci95"][1] < 0
+            lacking.append(
+                f"control {one['control']!r}{made} does better than all encoders together"
+                if better
+                else f"the gain over control {one['control']!r}{made} may be zero"
+            )
     entry["lacking"] = lacking
     entry["claimed"] = not lacking
 

@@ -34,6 +34,8 @@ ACTIONS: dict[Grade, str] = {
     "redundant": "may be dropped without a loss above the margin",
     "harmful": "drop, and confirm with more seeds",
 }
+MORE_SEEDS = "undecided: train more seeds before dropping it, more examples alone would not decide"
+"""Where no number of examples finds a planned gain, as the seeds differ too much."""
 UNLEARNED = "all encoders together do not beat the floor"
 UNSHOWN = "all encoders together are not shown to beat the floor"
 UNCOMPARED = "the gain of all encoders together over the floor is not known"
@@ -117,7 +119,9 @@ def finish_verdicts(tasks: dict[str, dict[str, Any]], *, num_resamples: int) -> 
         entry["lacking"] = [*_lacking_of_task(task), *entry["lacking"], *_too_few(task, entries, num_resamples)]
         entry["grade"] = grade(entry["gain"], entry["p_holm"], entry["lacking"])
         reason = undecidable(entry["lacking"])
-        entry["action"] = ACTIONS[entry["grade"]] if reason is None else UNDECIDABLE[reason]
+        few_seeds = entry["grade"] == "undetermined" and is_run(entry["gain"]) and "not_run" in entry["needed"]
+        decided = MORE_SEEDS if few_seeds else ACTIONS[entry["grade"]]
+        entry["action"] = decided if reason is None else UNDECIDABLE[reason]
         entry["comparisons"] = compared
         entry["replaceable_by"] = _partners(entry, task)
     for task in tasks.values():

@@ -143,8 +143,9 @@ def verdict_sentence(
     if not is_run(gain):
         return f"{name}: not evaluated ({gain['not_run']})."
     evidence = f"Holm {p_words(entry['p_holm'])}"
-    least = f"{number(entry['detectable'], scale=100.0)}\u00a0pt or more"
-    detectable = f"among {entry['comparisons']} comparisons this design detects {least}"
+    smallest = number(entry["detectable"], scale=100.0)
+    found = f"{smallest}\u00a0pt or more" if entry["detectable"] < 1 else "no difference"
+    detectable = f"among {entry['comparisons']} comparisons this design detects {found}"
     low, high = gain["ci95"]
     size = with_interval(gain, scale=100.0, unit="\u00a0pt")
     reason = undecidable(entry["lacking"])

@@ -123,6 +123,18 @@ def test_a_gain_over_the_floor_that_is_not_shown_is_not_called_absent() -> None:
         assert f"cannot be told, as {UNSHOWN}" in verdict_sentence(entry, [])
 
 
+def test_seeds_that_differ_ask_for_seeds_and_not_for_examples() -> None:
+    """Two seeds that differ by tens of points: no number of examples tells what a is worth."""
+    probability = {name(): 0.2, name("a"): 0.5, name("b"): 0.6, name("a+b"): 0.65}
+    rng = np.random.default_rng(0)
+    task = finished(drawn(probability, num_rows=3000, num_seeds=4, rng=rng, seed_spread=0.03), ("a", "b"))
+    entry = task["verdict"][0]
+    assert entry["grade"] == "undetermined" and "not_run" in entry["needed"]
+    assert entry["action"].startswith("undecided: train more seeds")
+    said = verdict_sentence({**entry, "detectable": 1.2}, task["interaction"])
+    assert "this design detects no difference)" in said
+
+
 def test_encoders_that_stand_in_for_one_another_may_not_both_go() -> None:
     probability = {name(): 0.3, name("a"): 0.7, name("b"): 0.7, name("a+b"): 0.7}
     answers = table(1500)
@@ -205,3 +217,12 @@ def test_nan_draws_are_not_counted_as_strays() -> None:
     samples = np.concatenate([np.random.default_rng(0).normal(1.0, 0.1, 990), np.full(10, math.nan)])[:, None]
     assert Draws(np.array([1.0]), samples).p_value(0) == pytest.approx(1 / 991)
     assert Draws(np.array([math.nan]), samples).p_value(0) == 1
+
+
+def test_a_control_that_does_better_is_said_to() -> None:
+    probability = {name(key): {"": 0.3, "a": 0.6, "b": 0.6}.get(key, 0.65) for key in ("", "a", "b", "a+b")}
+    probability |= {name("a+b", mode="averaged"): 0.8, name("a", mode="duplicate"): 0.65}
+    task = finished(drawn(probability, num_rows=900, num_seeds=3, rng=np.random.default_rng(0)), ("a", "b"))
+    lacking = task["complementarity"]["lacking"]
+    assert "control 'averaged' of a+b does better than all encoders together" in lacking
+    assert "the gain over control 'duplicate' of a may be zero" in lacking
