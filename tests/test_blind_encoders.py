@@ -115,7 +115,7 @@ def test_each_is_needed_and_the_report_says_for_what(run: Path, slices: dict[str
     assert task["gain_over_best_single"]["ci95"][0] > 0.1
     said = (run / "report.md").read_text(encoding="utf-8").replace("\\_", "_").splitlines()
     for blind, lacking in (("colour_blind", "colour"), ("position_blind", "position")):
-        (line,) = [line for line in said if line.startswith(f"{blind} contributes most to factor = ")]
+        (line,) = [line for line in said if line.startswith(f"{blind}: the largest contribution shown is to factor = ")]
         _, nothing = line.split("; nothing is shown for ")
         assert lacking in nothing and "BH p" in line
         low, high = slices[lacking]["shapley"][blind]["ci95"]
