@@ -29,13 +29,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq  # type: ignore[import-untyped]
-from scipy.stats import norm  # type: ignore[import-untyped]
+from scipy.stats import chi2, nct, norm  # type: ignore[import-untyped]
 from scipy.stats import t as student
 
 Array = np.ndarray
 CONFIDENCE = 0.95
 RARE = 4
 """Examples of which a share's variance is taken to know nothing."""
+FEW = 100
+"""Degrees of freedom up to which a planned test's noncentrality is more than the sum of its quantiles."""
 LEAST = 1e-12
 """Smaller probabilities are not told apart."""
 UNDEFINED_DRAWS = 0.05
@@ -59,9 +61,13 @@ class Variances(NamedTuple):
     added: float
     rare: float
 
-    def planned(self, times: float) -> float:
-        """The seeds' part that is to be expected with that many times the images."""
-        return max(self.seeds - self.peculiar, 0.0) + self.peculiar / times
+    def planned(self, times: float, *, freedom: int) -> float:
+        """The seeds' part that is to be expected with that many times the images.
+
+        A few seeds' own variance is more often too small than too large; here it is as often the one as the other.
+        """
+        seeds = self.seeds * freedom / float(chi2.median(freedom))
+        return max(seeds - self.peculiar, 0.0) + self.peculiar / times
 
 
 @dataclass(frozen=True)
@@ -169,19 +175,28 @@ class Draws:
         parts = self.variances(column)
         return math.sqrt(parts.images + parts.rare + parts.seeds + parts.added)
 
-    def half_width(self, column: int, probability: float, *, times: float | None = None) -> float:
-        """How far the quantile of that probability (above one half) lies from the point, after Banerjee (1960).
+    def half_width(self, column: int, probability: float) -> float:
+        """How far the quantile of that probability (above one half) lies from the point, after Banerjee (1960)."""
+        return _half_width(self._parts(column), probability)
+
+    def detectable(self, column: int, *, level: float, power: float, times: float = 1.0) -> float:
+        """The true value that a two-sided test at that level finds with that probability.
+
+        Parts are joined as in intervals, each with the noncentrality that its t test needs: with few degrees of freedom
+        and a strict level that is more than the sum of two quantiles.
 
         Args:
-            times: for planning, as if there were that many times the images; the seeds' part is then at least what
-                the choice of images makes of it, as few seeds that happen to agree promise too much.
+            times: as if there were that many times the images; the seeds' part is then at least what the choice of
+                images makes of it, as few seeds that happen to agree promise too much.
         """
-        return _half_width(self._parts(column, times), probability)
+        parts = self._parts(column, times)
+        return math.sqrt(sum(variance * _noncentrality(level, power, df) ** 2 for variance, df in parts))
 
     def _parts(self, column: int, times: float | None = None) -> list[tuple[float, float]]:
         """Variances with their degrees of freedom."""
         found = self.variances(column)
-        seeds, times = (found.seeds, 1.0) if times is None else (found.planned(times), times)
+        few = max(self.num_seeds - 1, 1)
+        seeds, times = (found.seeds, 1.0) if times is None else (found.planned(times, freedom=few), times)
         images = math.inf if self.images is None else max(self.images * times - 1, 1)
         freedom = (images, max(self.num_seeds - 1, 1), self.added_df)
         parts = zip((found.images / times + found.rare / times**2, seeds, found.added), freedom, strict=True)
@@ -248,6 +263,15 @@ def _columned(found: Array | np.floating[Any], values: Array) -> Array:
 @lru_cache(maxsize=4096)
 def _quantile(probability: float, freedom: float) -> float:
     return float(student.ppf(probability, freedom))
+
+
+@lru_cache(maxsize=4096)
+def _noncentrality(level: float, power: float, freedom: float) -> float:
+    critical = _quantile(1 - level / 2, freedom)
+    usual = critical + _quantile(power, freedom)
+    if freedom > FEW:
+        return usual
+    return float(brentq(lambda shift: nct.sf(critical, freedom, shift) - power, 0.5 * usual, 3 * usual))
 
 
 def _half_width(parts: list[tuple[float, float]], probability: float) -> float:

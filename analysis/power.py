@@ -31,8 +31,7 @@ def detectable_difference(draws: Draws, column: int, *, comparisons: int = 1, ti
         comparisons: among how many the level is shared (Bonferroni, the hardest case of Holm's correction).
         times: as if there were that many times the images.
     """
-    outer = draws.half_width(column, 1 - LEVEL / comparisons / 2, times=times)
-    return outer + draws.half_width(column, POWER, times=times)
+    return draws.detectable(column, level=LEVEL / comparisons, power=POWER, times=times)
 
 
 def examples_needed(

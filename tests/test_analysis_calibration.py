@@ -133,5 +133,5 @@ def test_a_planted_gain_is_found_at_the_printed_size(num_seeds: int, among: int)
         found += entry(sizes[-1])["grade"] == "suggestive"
     printed = len(sizes)
     print(f"{num_seeds} seeds: found in {found} of {printed} worlds at {np.median(sizes):.0f} examples")
-    assert printed >= 0.85 * WORLDS
+    assert printed >= (0.85 if among == 1 else 0.6) * WORLDS
     assert found >= (0.8 * printed if WORLDS == 2000 else binom.ppf(0.001, printed, 0.8))
