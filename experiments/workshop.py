@@ -19,7 +19,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import Shard
-from experiments.cells import Cell, read_answers, write_table
+from experiments.cells import Cell, Removal, read_answers, write_table
 from experiments.config import RunConfig
 from experiments.data import FeatureBank, Part, TaskData, fill_stores
 from experiments.evaluate import Evaluator
@@ -192,8 +192,8 @@ class Workshop:
         for task, item in self.data.items():
             scores = {}
             for alias in self.config.encoders:
-                mode = table_of(self.config)
-                cells = [Cell(task, seed, (alias,), mode=mode, split="select") for seed in self.config.seeds]
+                table = Cell(task, 0, (alias,), table_of(self.config), self.removal(task), split="select")
+                cells = [replace(table, seed=seed) for seed in self.config.seeds]
                 values = [item.task.value(read_answers(self.config.folder, cell)) for cell in cells]
                 scores[alias] = sum(values) / len(values)
             best[task] = max(scores, key=lambda alias: scores[alias])
@@ -271,17 +271,25 @@ class Workshop:
         """Every coalition of a masked model, also with other removals; on validation those that choices are made on."""
         seed, full = job.seed, job.of
         chosen = [coalition for coalition in all_coalitions(full) if coalition or not self.galleries[task]]
-        cells = [Cell(task, seed, coalition) for coalition in chosen]
-        cells += [Cell(task, seed, coalition, split="select") for coalition in [*((alias,) for alias in full), full]]
+        usual = self.removal(task)
+        table = Cell(task, seed, full, removal=usual)
+        cells = [replace(table, coalition=coalition) for coalition in chosen]
+        singles = [(alias,) for alias in full if len(full) > 1]
+        cells += [replace(table, coalition=coalition, split="select") for coalition in [*singles, full]]
         for removal in self.config.evaluate.removals:
-            cells += [Cell(task, seed, coalition, removal=removal) for coalition in chosen if coalition != full]
+            if removal != usual:
+                cells += [replace(cell, removal=removal) for cell in cells[: len(chosen)] if cell.coalition != full]
         return cells
+
+    def removal(self, task: str) -> Removal:
+        """What becomes of absent encoders in the table of a task: what did in training, where one model answers it."""
+        return self.config.train_of(task).fill if table_of(self.config) == "masked" else "drop"
 
     def _answer(self, job: Job, task: str, model: TaskModel, bank: FeatureBank) -> None:
         """One task's cells, and where the model looks."""
         fills = self._fills(job, model, bank)
         test = self._evaluator(model, bank, task, "test", fills=fills)
-        select = self._evaluator(model, bank, task, "select")
+        select = self._evaluator(model, bank, task, "select", fills=fills)
         full = job.shown
 
         def answer(cell: Cell) -> list[Answer]:
@@ -299,11 +307,15 @@ class Workshop:
                     write_table(pa.Table.from_pylist([{**row, "seed": job.seed} for row in rows]), path)
 
     def _fills(self, job: Job, model: TaskModel, bank: FeatureBank) -> dict[str, VEDropout]:
-        """What stands in for absent encoders where that is asked for beside dropping them."""
+        """What stands in for absent encoders, by the removals that put constants there."""
         fills: dict[str, VEDropout] = {}
-        for name in self.config.evaluate.removals if job.kind == "masked" else ():
-            if name != "permuted":
-                settings = replace(self.config.train, fill=name)
+        if job.kind != "masked":
+            return fills
+        if model.dropout is not None:
+            fills[model.dropout.fill] = model.dropout
+        for name in self.config.evaluate.removals:
+            if name in ("zero", "mean") and name not in fills:
+                settings = replace(self.config.train_of(*job.tasks), fill=name)
                 made = make_dropout(bank.widths, settings).to(self.device)
                 observe(made, {t: self.data[t] for t in job.tasks}, bank, count=settings.fill_images)
                 fills[name] = made
