@@ -23,8 +23,9 @@ from experiments.cells import Cell, Removal, read_answers, write_table
 from experiments.config import RunConfig
 from experiments.data import FeatureBank, Part, TaskData, fill_stores
 from experiments.evaluate import Evaluator
-from experiments.jobs import CONTROLS, Control, Job, for_inputs, table_of
+from experiments.jobs import CONTROLS, Control, Job, for_inputs, groups_of, table_of
 from experiments.model import TaskModel, load_weights, save_weights
+from experiments.parameters import matching_ratio
 from experiments.processes import Processes
 from experiments.streams import Streams, duplicate, matched, seeds
 from experiments.training.checkpoint import Checkpoints
@@ -211,7 +212,7 @@ class Workshop:
             made: dict[Control, Streams | str] = {
                 "duplicate": duplicate(alias, count=count),
                 "seeds": seeds(alias, spec, count=count, checkpoints=others, load=load),
-                "matched": matched(alias, spec, count=count, num_tokens=num_tokens, load=load),
+                "matched": self._as_large(alias, matched(alias, spec, count=count, num_tokens=num_tokens, load=load)),
             }
             for kind in CONTROLS:
                 one = made[kind]
@@ -220,6 +221,25 @@ class Workshop:
                 else:
                     lacking[f"{kind} of {alias}"] = one
         return found, lacking
+
+    def _as_large(self, alias: str, made: Streams | str) -> Streams | str:
+        """Streams of one encoder with a trunk that gives their models the run's number of parameters, or why none."""
+        if isinstance(made, str):
+            return made
+        widths = {name: encoder.width for name, encoder in self.encoders.items()}
+        own_widths = dict.fromkeys(made.sources, widths[alias])
+        ratios: dict[str, int | float | str] = {}
+        for name, tasks in groups_of(self.config).items():
+            job = Job("matched", name, tasks, tasks, 0, (alias,), made.sources)
+            own = for_inputs(self.config, job)
+            ratios[name] = matching_ratio(self.config, widths, own, own_widths, tasks)
+        for name, ratio in ratios.items():
+            if isinstance(ratio, str):
+                return f"{name}: {ratio}"
+        first, *others = [ratio for ratio in ratios.values() if not isinstance(ratio, str)]
+        if any(other != first for other in others):
+            return f"its models need trunks of several widths, fusion.mlp_ratio={', '.join(map(str, ratios.values()))}"
+        return replace(made, mlp_ratio=None if first == self.config.fusion.mlp_ratio else first)
 
     def load(self, alias: str, spec: str) -> Encoder:
         """An encoder that the run may not have, on the run's device. Raises EncoderError."""
