@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import torch
@@ -149,7 +150,9 @@ class Workshop:
             checkpoints=checkpoints,
         )
         if self.processes.first:
-            made = {"model": job.name, "kind": job.kind, "of": coalition_name(job.of), "inputs": list(job.sources)}
+            made: dict[str, Any] = {"model": job.name, "kind": job.kind, "of": coalition_name(job.of)}
+            made["inputs"] = list(job.sources)
+            made["operator"] = {"name": config.fusion.operator, **model.fusion.operator.describe()}
             parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             budget = {"trials": 1, "parameters": parameters, "tokens": self._num_tokens(bank, job)}
             save_weights(model, path, record | made | budget)
