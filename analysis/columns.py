@@ -28,12 +28,14 @@ class Columns:
 
     Attributes:
         mode: of the table's cells: all of one masked model, or each of a model trained on that coalition alone.
+        removal: what became of absent encoders in the table's cells.
     """
 
     answers: TaskAnswers
     metric: str
     space: CoalitionSpace
     mode: TableMode = "masked"
+    removal: str = "drop"
 
     @property
     def empty_by_definition(self) -> bool:
@@ -48,7 +50,7 @@ class Columns:
 
     def name_of(self, coalition: Sequence[str]) -> CellName:
         """The table's cell of a coalition in the run's order."""
-        return CellName(self.mode, "drop", coalition_name(coalition))
+        return CellName(self.mode, self.removal, coalition_name(coalition))
 
     def cells(self, name: CellName) -> list[Cell]:
         """A cell under every seed.
@@ -108,17 +110,19 @@ def task_columns(
     Raises:
         AnswersError: a coalition that is needed has no answers; each is named.
     """
+    whole = answers.find(mode, coalition_name(aliases))  # nothing is absent in it: the removal is the table's
+    removal = "drop" if whole is None else whole.removal
     space = CoalitionSpace(aliases)
     if len(aliases) > EXACT_UP_TO:
-        space = CoalitionSpace(aliases, _stored(answers, aliases, mode))
-    columns = Columns(answers, metric, space, mode)
+        space = CoalitionSpace(aliases, _stored(answers, aliases, (mode, removal)))
+    columns = Columns(answers, metric, space, mode, removal)
     answers.require(columns.names)
     return columns
 
 
-def _stored(answers: TaskAnswers, aliases: tuple[str, ...], mode: TableMode) -> tuple[Coalition, ...]:
+def _stored(answers: TaskAnswers, aliases: tuple[str, ...], table: tuple[str, str]) -> tuple[Coalition, ...]:
     """The coalitions of a run that samples them: what was evaluated under every seed, and what must have been."""
-    known = {name.coalition for cells in answers.cells.values() for name in cells if name[:2] == (mode, "drop")}
+    known = {name.coalition for cells in answers.cells.values() for name in cells if name[:2] == table}
     needed = {(alias,) for alias in aliases} | {tuple(a for a in aliases if a != alias) for alias in aliases}
     needed |= {aliases, ()}
     return tuple(c for c in all_coalitions(aliases) if c in needed or coalition_name(c) in known)

@@ -13,7 +13,7 @@ from analysis.fronts import COSTS, cost_of_coalition, front
 from analysis.leaves import Leaf, is_run
 from analysis.removals import REMOVALS, RETRAINED
 from analysis.tables import count, difference, p_value, plain, share
-from analysis.words import coalition_words, metric_title, short, title_of
+from analysis.words import coalition_words, metric_title, removal_of, short, title_of
 
 ENSEMBLE = {
     "union": "some encoder alone is right",
@@ -113,7 +113,8 @@ def _holm(comparison: dict[str, Any] | None) -> Cell:
 
 def removal_table(name: str, task: dict[str, Any]) -> Table | None:
     """What each encoder is worth under every way of removing it, and how the ways agree."""
-    ways = (*REMOVALS, RETRAINED)
+    usual_way = removal_of(task)
+    ways = [way for way in (*REMOVALS, RETRAINED) if way != usual_way and way in task["sensitivity"]]
     if all("not_run" in task["sensitivity"][way] for way in ways):
         return None
     rows: list[list[Cell]] = []
@@ -121,8 +122,9 @@ def removal_table(name: str, task: dict[str, Any]) -> Table | None:
         found = [_of_encoder(task["sensitivity"][way], alias) for way in ways]
         rows.append([Cell(alias), difference(usual), *found])
     agreement = [_agreement(task["sensitivity"][way]) for way in ways]
-    rows.append([Cell("rank correlation with dropping"), Cell("–"), *agreement])
-    head = ("leave-one-out by", "dropping", "zeros", "means", "another image's", "retraining without it")
+    rows.append([Cell(f"rank correlation with {REMOVALS[usual_way]}"), Cell("–"), *agreement])
+    named = REMOVALS | {RETRAINED: "retraining without it"}
+    head = ("leave-one-out by", *(named[way] for way in (usual_way, *ways)))
     return Table(f"{name}-removals", "Ways of removing an encoder", head, rows, shown=True)
 
 

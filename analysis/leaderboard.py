@@ -126,8 +126,8 @@ def _draws(
     if len(answers.seeds) != len(first.seeds):
         return f"{len(answers.seeds)} seeds, the first run has {len(first.seeds)}"
     metric = results["tasks"][answers.task]["metric"]
-    mode = results["tasks"][answers.task]["coalitions"][-1]["mode"]
-    cells = answers.across_seeds(CellName(mode, "drop", coalition_name(results["encoders"])))
+    whole = results["tasks"][answers.task]["coalitions"][-1]
+    cells = answers.across_seeds(CellName(whole["mode"], whole["removal"], coalition_name(results["encoders"])))
     assert cells is not None, "results hold this coalition"
     return resampler.draw([metric_statistic(metric, rows, [cell]) for cell in cells], unit=unit_of(metric, rows))
 

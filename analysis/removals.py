@@ -1,10 +1,11 @@
 """Other ways of removing an encoder, read beside the default.
 
-Handed the masked coalitions (`drop`: absent encoders leave the sequence, as VE-dropout trained it) and whatever other
-cells a run holds: `zero` and `mean` put constants in the place of absent encoders' tokens, `permuted` another
-example's features (which keeps their distribution and breaks the pairing; Gat et al. 2021), and `retrained` is a model
-trained on that coalition alone. Hands on their values, what they say of each encoder, and whether they rank coalitions
-as the default does. A removal that removes nothing is the default: the full coalition may be absent from the files.
+Handed the masked coalitions, in which absent encoders are removed as VE-dropout removed them in training (the default;
+mostly `drop`: they leave the sequence), and whatever other cells a run holds: `zero` and `mean` put constants in the
+place of absent encoders' tokens, `permuted` another example's features (which keeps their distribution and breaks the
+pairing; Gat et al. 2021), and `retrained` is a model trained on that coalition alone. Hands on their values, what they
+say of each encoder, and whether they rank coalitions as the default does. A removal that removes nothing is the
+default: the full coalition may be absent from the files.
 Where a run has retrained coalitions alone, these are its table, and there is nothing to read beside it.
 """
 
@@ -23,7 +24,8 @@ from analysis.coalition_values import Coalition, CoalitionSpace, coalition_name
 from analysis.draws import Draws
 from analysis.leaves import CORRELATION, Leaf, is_run, leaf, not_run
 
-REMOVALS = ("zero", "mean", "permuted")
+REMOVALS = {"drop": "dropping", "zero": "zeros", "mean": "means", "permuted": "another image's"}
+"""What becomes of absent encoders in one model, and what a table calls it."""
 RETRAINED = "retrained"
 FEWEST_TO_RANK = 3
 
@@ -81,8 +83,14 @@ def rank_correlation(values: Float[np.ndarray, "*r k"]) -> Float[np.ndarray, " *
         return np.asarray(np.where(scale > 0, (first * second).sum(axis=-1) / scale, np.nan))
 
 
-def removal_cells(answers: TaskAnswers, space: CoalitionSpace, name: str) -> dict[Coalition, CellName]:
-    """The cells of one way of removing that are there under every seed."""
+def removal_cells(
+    answers: TaskAnswers, space: CoalitionSpace, name: str, *, default: str = "drop"
+) -> dict[Coalition, CellName]:
+    """The cells of one way of removing that are there under every seed.
+
+    Args:
+        default: the table's way, which has the cell of all encoders.
+    """
     found: dict[Coalition, CellName] = {}
     for coalition in space.coalitions:
         mode, removal = (RETRAINED, "drop") if name == RETRAINED else ("masked", name)
@@ -90,13 +98,13 @@ def removal_cells(answers: TaskAnswers, space: CoalitionSpace, name: str) -> dic
         if answers.across_seeds(cell):
             found[coalition] = cell
     if found and name != RETRAINED:
-        found.setdefault(space.aliases, CellName("masked", "drop", coalition_name(space.aliases)))
+        found.setdefault(space.aliases, CellName("masked", default, coalition_name(space.aliases)))
     return {coalition: found[coalition] for coalition in space.coalitions if coalition in found}
 
 
 def disagreements(sensitivity: dict[str, Any], alias: str, *, gain: Leaf) -> list[str]:
     """What keeps a gain from being established: other removals that were not evaluated, or do not show it."""
-    found = {name: sensitivity[name].get("leave_one_out", {}).get(alias) for name in REMOVALS}
+    found = {name: sensitivity[name].get("leave_one_out", {}).get(alias) for name in REMOVALS if name in sensitivity}
     seen = {name: one for name, one in found.items() if is_run(one)}
     if not seen:
         return ["only one way of removing encoders was evaluated"]

@@ -14,12 +14,14 @@ from analysis.fronts import COSTS, cheapest_within
 from analysis.image_use import MARGIN
 from analysis.leaves import Leaf, is_run
 from analysis.power import LEVEL
+from analysis.removals import REMOVALS
 from analysis.words import (
     coalition_words,
     number,
     p_words,
     percent,
     points,
+    removal_of,
     removal_words,
     short,
     title_of,
@@ -142,6 +144,7 @@ def removal_lines(task: dict[str, Any]) -> list[str]:
     """Which other ways of removing encoders were evaluated, and whether they rank coalitions alike."""
     lines = []
     absent: dict[str, list[str]] = {}
+    usual = REMOVALS[removal_of(task)]
     for way, found in task["sensitivity"].items():
         if "not_run" in found:
             absent.setdefault(found["not_run"], []).append(way)
@@ -150,7 +153,7 @@ def removal_lines(task: dict[str, Any]) -> list[str]:
         if is_run(agreement):
             size = with_interval(agreement, digits=2)
             count = agreement.get("coalitions", len(found["coalitions"]))
-            lines.append(f"Removal {way!r} ranks {count} coalitions with correlation {size} to dropping.")
+            lines.append(f"Removal {way!r} ranks {count} coalitions with correlation {size} to {usual}.")
     lines += [f"Not run: {', '.join(ways)} ({why})." for why, ways in absent.items()]
     return lines
 

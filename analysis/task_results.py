@@ -113,7 +113,7 @@ def task_results(
 def _coalition_leaves(context: TaskContext) -> list[dict[str, Any]]:
     leaves = []
     for column, coalition in enumerate(context.space.coalitions):
-        entry = {"encoders": list(coalition), "mode": context.columns.mode, "removal": "drop"}
+        entry = {"encoders": list(coalition), "mode": context.columns.mode, "removal": context.columns.removal}
         entry.update(leaf(context.values, column, n=context.n, chance=context.chance, bounds=SHARE))
         if column == 0 and context.columns.empty_by_definition:
             entry["by_definition"] = "chance"
@@ -156,17 +156,22 @@ def _log_probability(context: TaskContext, interaction: list[dict[str, Any]]) ->
 def _sensitivity(context: TaskContext) -> dict[str, Any]:
     """Other ways of removing encoders, and retrained coalitions."""
     result: dict[str, Any] = {}
+    default = context.columns.removal
     for name in (*REMOVALS, RETRAINED):
+        if name == default:
+            if name != "drop":
+                result[name] = not_run("the table itself removes encoders so")
+            continue
         if context.columns.mode == RETRAINED:
             result[name] = not_run("every coalition has a model of its own, which lacks no encoder")
             continue
-        cells = removal_cells(context.answers, context.space, name)
+        cells = removal_cells(context.answers, context.space, name, default=default)
         if not cells:
             result[name] = not_run("the run holds no such cells")
             continue
         values = context.columns.draws(list(cells.values()), context.resampler)
-        default = context.values.columns([context.space.column(coalition) for coalition in cells])
-        other = OtherValues(context.space, tuple(cells), values, default)
+        usual = context.values.columns([context.space.column(coalition) for coalition in cells])
+        other = OtherValues(context.space, tuple(cells), values, usual)
         result[name] = other.results(n=context.n, chance=context.chance)
     return result
 

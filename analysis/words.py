@@ -26,6 +26,12 @@ METRIC_TITLES = {
     "auroc": "AUROC",
     "mean_recall": "mean recall",
 }
+ABSENT = {
+    "drop": "leaving the sequence",
+    "zero": "zeros in their tokens' places in the sequence",
+    "mean": "their tokens' mean over training images in the sequence",
+    "permuted": "another image's tokens in the sequence",
+}
 LONGEST = 60
 
 
@@ -243,11 +249,17 @@ def world_lines(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def removal_of(task: dict[str, Any]) -> str:
+    """What became of absent encoders in the table of coalitions."""
+    return str(task["coalitions"][-1]["removal"])
+
+
 def removal_words(results: dict[str, Any]) -> str:
     """What it means that an encoder is absent."""
     if not is_retrained(results):
+        ways = dict.fromkeys(ABSENT[removal_of(task)] for task in results["tasks"].values())
         return (
-            "Encoders are absent by leaving the sequence of one model that was trained for it; a model trained for one"
+            f"Encoders are absent by {' or '.join(ways)} of one model that was trained for it; a model trained for one"
             " coalition alone may do better."
         )
     return (

@@ -56,10 +56,11 @@ class Shape:
 
 
 class Bench:
-    """Examples, stores and a model of one shape."""
+    """Examples, stores and a model of one shape, on the GPU where there is one."""
 
     def __init__(self, folder: Path, shape: Shape, *, images: int) -> None:
         self.shape, self.folder = shape, folder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         text = " ".join(["a"] * (shape.text - 2))
         rows = [Example(str(k), f"{k}.jpg", text, ANSWERS[k % 2]) for k in range(images)]
         split = Split(examples=rows, image_root=folder, name="train", official="train")
@@ -87,17 +88,17 @@ class Bench:
     def model(self) -> TaskModel:
         fusion = FusionModel(self.config.fusion, dict.fromkeys(self.shape.aliases, self.shape.width), seed=0)
         item = self.data["gqa"]
-        return TaskModel(fusion, {"gqa": item.task.objective(item.splits["train"], self.shape.width)})
+        return TaskModel(fusion, {"gqa": item.task.objective(item.splits["train"], self.shape.width)}).to(self.device)
 
     def batches(self, model: TaskModel, steps: int) -> list[Sequence[Group]]:
-        """The steps' groups, in memory and in float32, as any other loop would hold them."""
+        """The steps' groups, in the device's memory and in float32, as any other loop would hold them."""
         settings = self.config.train
         dropout = make_dropout(model.fusion.widths, settings)
         objectives = {"gqa": model.objective("gqa")}
         reader = Batches(self.bank, objectives, settings, dropout, "masked", 0, steps, ALONE)
         sampler = Sampler({"gqa": self.data["gqa"].splits["train"].examples}, settings, seed=0)
         parts = [part for draw in sampler.draws(last=steps) for part in reader.read(draw).parts]
-        return [[_in_float32(group) for group in part] for part in parts]
+        return [[_in_float32(group.to(self.device)) for group in part] for part in parts]
 
 
 def _in_float32(group: Group) -> Group:

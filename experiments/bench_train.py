@@ -21,6 +21,7 @@ from torch import Tensor
 from experiments.bench import Figure
 from experiments.bench_extract import Took
 from experiments.bench_model import Bench, Shape, concat_step, now, took
+from experiments.bench_rate import rate_figures
 from experiments.bench_steps import step_figures
 from experiments.evaluate import Evaluator
 from experiments.model import Group, TaskModel
@@ -41,7 +42,7 @@ def figures(bench: Bench, *, rounds: int, plot: Path | None = None) -> list[Figu
     """All figures of one shape."""
     found = [*loop_figures(bench, rounds=rounds), *operator_figures(bench, rounds=rounds)]
     found += [*coalition_figures(bench, rounds=rounds), *attention_figures(bench, rounds=rounds)]
-    return found + step_figures(bench, rounds=rounds, plot=plot)
+    return [*found, *step_figures(bench, rounds=rounds, plot=plot), *rate_figures(bench, rounds=rounds)]
 
 
 class Ratio:
@@ -160,10 +161,11 @@ def visual_bert(model: TaskModel, shape: Shape, group: Group) -> Callable[[], No
     depth["intermediate_size"] = 4 * shape.width
     off: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     vocab = model.fusion.tokenizer.vocab_size
-    peer = VisualBertModel(VisualBertConfig(vocab_size=vocab, **sizes, **depth, **off)).train()
-    ids, mask = model.fusion.tokenizer.ids([e.text for e in group.examples], max_text=shape.text)
     tokens = torch.cat([group.features[alias].tokens for alias in shape.aliases], dim=1)
-    seen = torch.ones(tokens.shape[:2], dtype=torch.long)
+    peer = VisualBertModel(VisualBertConfig(vocab_size=vocab, **sizes, **depth, **off)).train().to(tokens.device)
+    texts = model.fusion.tokenizer.ids([e.text for e in group.examples], max_text=shape.text)
+    ids, mask = (part.to(tokens.device) for part in texts)
+    seen = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
 
     def step() -> None:
         found: Tensor = peer(

@@ -22,7 +22,7 @@ from experiments.command_line import exit_status
 if TYPE_CHECKING:
     from experiments.config import RunConfig
 
-NAMED = ("preset", "tasks", "encoders", "seeds", "text", "settings")
+NAMED = ("preset", "config", "tasks", "encoders", "seeds", "coalitions", "text", "settings")
 """Flags that say what is compared; the page repeats them. Others say where things are."""
 
 

@@ -32,8 +32,8 @@ class EvaluateConfig:
         precision: the trunk's; attention is always read in float32.
         limit: official records a split; None for all.
         rerank: nearest items of each query that matching re-orders.
-        removals: what is put in absent encoders' places, beside what training did, to see how much depends on it:
-            zeros, their mean, or the features of another image.
+        removals: other ways of making encoders absent, to see how much depends on it, beside that of training
+            (`train.fill`): their tokens leave, or zeros, their mean or the features of another image come instead.
     """
 
     batch_size: int = 256
@@ -41,7 +41,7 @@ class EvaluateConfig:
     limit: int | None = None
     rerank: int = 16
     attention_examples: int = 256
-    removals: tuple[Literal["zero", "mean", "permuted"], ...] = ()
+    removals: tuple[Literal["drop", "zero", "mean", "permuted"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

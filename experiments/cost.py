@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.leaves import not_run
@@ -32,12 +33,14 @@ def encoder_cost(encoder: Encoder) -> dict[str, Any]:
     height, width = encoder.preprocess.output
     device = next(iter(encoder.boxes.unbind())).device
     pixels = torch.randn(16, 3, height, width, device=device)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # fused ones are not all counted
         encoder.tokens(pixels[:1])
     times = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
         encoder.tokens(pixels)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append((time.perf_counter() - started) / len(pixels) * 1000)
     return {
         "params": encoder.num_params,

@@ -35,7 +35,7 @@ class Evaluator:
 
     The trunk runs in `precision`, the heads always in float32: probabilities keep their digits. `processes` share the
     batches, and all of them get all answers; which batches there are does not depend on how many share them.
-    `fills` are what can stand in for absent encoders, by the name of the removal.
+    `fills` are what can stand in for absent encoders, by the name of the removal; without one, nothing does.
     """
 
     def __init__(

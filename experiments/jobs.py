@@ -38,6 +38,7 @@ class Job:
         inputs: "vary" where they are dropped at random in training, "fixed" where all are present, "none" where
             none ever is.
         leads: whether it answers what is asked of all encoders alone: with other images, re-ranked, its attention.
+        mlp_ratio: of its trunk, where it is not the run's.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Job:
     encoders: Mapping[str, str] = field(default_factory=dict)
     inputs: Literal["vary", "fixed", "none"] = "vary"
     leads: bool = False
+    mlp_ratio: int | float | None = None
 
     @property
     def shown(self) -> Coalition:
@@ -130,7 +132,7 @@ def control_jobs(
                     made = streams.get((kind, alias))
                     if made is not None:
                         one = Job(kind, name, tasks, answers, seed, (alias,), made.sources, encoders=made.encoders)
-                        jobs.append(replace(one, inputs=inputs))
+                        jobs.append(replace(one, inputs=inputs, mlp_ratio=made.mlp_ratio))
     return jobs
 
 
@@ -153,7 +155,8 @@ def for_inputs(config: RunConfig, job: Job) -> RunConfig:
 
     own = changed({key: getattr(config.train, key) for key in ("ve_dropout", "empty", "freeze")})
     per_task = {task: changed(values) for task, values in config.train.per_task.items()}
-    return replace(config, train=replace(config.train, **own, per_task=per_task))
+    fusion = config.fusion if job.mlp_ratio is None else replace(config.fusion, mlp_ratio=job.mlp_ratio)
+    return replace(config, fusion=fusion, train=replace(config.train, **own, per_task=per_task))
 
 
 def _renamed(part: str, names: Mapping[str, str]) -> str | None:

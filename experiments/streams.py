@@ -26,10 +26,15 @@ Load = Callable[[str], Encoder]
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """What a model's inputs read, and the specs of the encoders behind them where they are not the run's own."""
+    """What a model's inputs read, and the specs of the encoders behind them where they are not the run's own.
+
+    Attributes:
+        mlp_ratio: of the model's trunk, where it is not the run's.
+    """
 
     sources: Mapping[str, Source]
     encoders: Mapping[str, str] = field(default_factory=dict)
+    mlp_ratio: int | float | None = None
 
 
 def duplicate(alias: str, *, count: int) -> Streams:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import torch
@@ -19,12 +20,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import Shard
-from experiments.cells import Cell, read_answers, write_table
+from experiments.cells import Cell, Removal, read_answers, write_table
 from experiments.config import RunConfig
 from experiments.data import FeatureBank, Part, TaskData, fill_stores
 from experiments.evaluate import Evaluator
-from experiments.jobs import CONTROLS, Control, Job, for_inputs, table_of
+from experiments.jobs import CONTROLS, Control, Job, for_inputs, groups_of, table_of
 from experiments.model import TaskModel, load_weights, save_weights
+from experiments.parameters import matching_ratio
 from experiments.processes import Processes
 from experiments.streams import Streams, duplicate, matched, seeds
 from experiments.training.checkpoint import Checkpoints
@@ -148,7 +150,9 @@ class Workshop:
             checkpoints=checkpoints,
         )
         if self.processes.first:
-            made = {"model": job.name, "kind": job.kind, "of": coalition_name(job.of), "inputs": list(job.sources)}
+            made: dict[str, Any] = {"model": job.name, "kind": job.kind, "of": coalition_name(job.of)}
+            made["inputs"] = list(job.sources)
+            made["operator"] = {"name": config.fusion.operator, **model.fusion.operator.describe()}
             parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             budget = {"trials": 1, "parameters": parameters, "tokens": self._num_tokens(bank, job)}
             save_weights(model, path, record | made | budget)
@@ -192,8 +196,8 @@ class Workshop:
         for task, item in self.data.items():
             scores = {}
             for alias in self.config.encoders:
-                mode = table_of(self.config)
-                cells = [Cell(task, seed, (alias,), mode=mode, split="select") for seed in self.config.seeds]
+                table = Cell(task, 0, (alias,), table_of(self.config), self.removal(task), split="select")
+                cells = [replace(table, seed=seed) for seed in self.config.seeds]
                 values = [item.task.value(read_answers(self.config.folder, cell)) for cell in cells]
                 scores[alias] = sum(values) / len(values)
             best[task] = max(scores, key=lambda alias: scores[alias])
@@ -211,7 +215,7 @@ class Workshop:
             made: dict[Control, Streams | str] = {
                 "duplicate": duplicate(alias, count=count),
                 "seeds": seeds(alias, spec, count=count, checkpoints=others, load=load),
-                "matched": matched(alias, spec, count=count, num_tokens=num_tokens, load=load),
+                "matched": self._as_large(alias, matched(alias, spec, count=count, num_tokens=num_tokens, load=load)),
             }
             for kind in CONTROLS:
                 one = made[kind]
@@ -220,6 +224,25 @@ class Workshop:
                 else:
                     lacking[f"{kind} of {alias}"] = one
         return found, lacking
+
+    def _as_large(self, alias: str, made: Streams | str) -> Streams | str:
+        """Streams of one encoder with a trunk that gives their models the run's number of parameters, or why none."""
+        if isinstance(made, str):
+            return made
+        widths = {name: encoder.width for name, encoder in self.encoders.items()}
+        own_widths = dict.fromkeys(made.sources, widths[alias])
+        ratios: dict[str, int | float | str] = {}
+        for name, tasks in groups_of(self.config).items():
+            job = Job("matched", name, tasks, tasks, 0, (alias,), made.sources)
+            own = for_inputs(self.config, job)
+            ratios[name] = matching_ratio(self.config, widths, own, own_widths, tasks)
+        for name, ratio in ratios.items():
+            if isinstance(ratio, str):
+                return f"{name}: {ratio}"
+        first, *others = [ratio for ratio in ratios.values() if not isinstance(ratio, str)]
+        if any(other != first for other in others):
+            return f"its models need trunks of several widths, fusion.mlp_ratio={', '.join(map(str, ratios.values()))}"
+        return replace(made, mlp_ratio=None if first == self.config.fusion.mlp_ratio else first)
 
     def load(self, alias: str, spec: str) -> Encoder:
         """An encoder that the run may not have, on the run's device. Raises EncoderError."""
@@ -271,17 +294,25 @@ class Workshop:
         """Every coalition of a masked model, also with other removals; on validation those that choices are made on."""
         seed, full = job.seed, job.of
         chosen = [coalition for coalition in all_coalitions(full) if coalition or not self.galleries[task]]
-        cells = [Cell(task, seed, coalition) for coalition in chosen]
-        cells += [Cell(task, seed, coalition, split="select") for coalition in [*((alias,) for alias in full), full]]
+        usual = self.removal(task)
+        table = Cell(task, seed, full, removal=usual)
+        cells = [replace(table, coalition=coalition) for coalition in chosen]
+        singles = [(alias,) for alias in full if len(full) > 1]
+        cells += [replace(table, coalition=coalition, split="select") for coalition in [*singles, full]]
         for removal in self.config.evaluate.removals:
-            cells += [Cell(task, seed, coalition, removal=removal) for coalition in chosen if coalition != full]
+            if removal != usual:
+                cells += [replace(cell, removal=removal) for cell in cells[: len(chosen)] if cell.coalition != full]
         return cells
+
+    def removal(self, task: str) -> Removal:
+        """What becomes of absent encoders in the table of a task: what did in training, where one model answers it."""
+        return self.config.train_of(task).fill if table_of(self.config) == "masked" else "drop"
 
     def _answer(self, job: Job, task: str, model: TaskModel, bank: FeatureBank) -> None:
         """One task's cells, and where the model looks."""
         fills = self._fills(job, model, bank)
         test = self._evaluator(model, bank, task, "test", fills=fills)
-        select = self._evaluator(model, bank, task, "select")
+        select = self._evaluator(model, bank, task, "select", fills=fills)
         full = job.shown
 
         def answer(cell: Cell) -> list[Answer]:
@@ -299,11 +330,15 @@ class Workshop:
                     write_table(pa.Table.from_pylist([{**row, "seed": job.seed} for row in rows]), path)
 
     def _fills(self, job: Job, model: TaskModel, bank: FeatureBank) -> dict[str, VEDropout]:
-        """What stands in for absent encoders where that is asked for beside dropping them."""
+        """What stands in for absent encoders, by the removals that put constants there."""
         fills: dict[str, VEDropout] = {}
-        for name in self.config.evaluate.removals if job.kind == "masked" else ():
-            if name != "permuted":
-                settings = replace(self.config.train, fill=name)
+        if job.kind != "masked":
+            return fills
+        if model.dropout is not None:
+            fills[model.dropout.fill] = model.dropout
+        for name in self.config.evaluate.removals:
+            if name in ("zero", "mean") and name not in fills:
+                settings = replace(self.config.train_of(*job.tasks), fill=name)
                 made = make_dropout(bank.widths, settings).to(self.device)
                 observe(made, {t: self.data[t] for t in job.tasks}, bank, count=settings.fill_images)
                 fills[name] = made

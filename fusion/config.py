@@ -5,6 +5,7 @@ handed on to `fusion.model`. What cannot be honoured fails here or when the mode
 pass.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -29,7 +30,7 @@ class FusionConfig:
         width: W of every state; for a text checkpoint it must be the checkpoint's.
         layers: blocks of the trunk; for a text checkpoint at most the checkpoint's (the first ones are used).
         heads: attention heads; must divide `width`.
-        mlp_ratio: inner width of a block's MLP over `width`, for trunks from scratch.
+        mlp_ratio: inner width of a block's MLP over `width`, rounded to a whole number, for trunks from scratch.
         dropout: on embeddings and on what each block adds, while training. Attention weights are not dropped:
             it would turn off the fused attention kernel on CPUs.
         operator: a name in `fusion.OPERATORS`.
@@ -51,7 +52,7 @@ class FusionConfig:
     width: int = 128
     layers: int = 4
     heads: int = 4
-    mlp_ratio: int = 4
+    mlp_ratio: int | float = 4
     dropout: float = 0.0
     operator: str = "concat"
     text: str = "demo"
@@ -134,7 +135,10 @@ class FusionConfig:
 
 def _check_kind(name: str, value: object) -> None:
     """Refuses a value of the wrong type for a setting, whatever file or command line it came from."""
-    if name == "dropout":
+    if name == "mlp_ratio":
+        right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+        kind = "a number above 0"
+    elif name == "dropout":
         right, kind = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
     elif name in ("operator", "text"):
         right, kind = isinstance(value, str) and value != "", "a name"

@@ -61,7 +61,7 @@ def _scratch(config: FusionConfig) -> TextTrunk:
         width=config.width,
         layers=config.layers,
         heads=config.heads,
-        mlp_width=config.mlp_ratio * config.width,
+        mlp_width=max(1, round(config.mlp_ratio * config.width)),
         vocab_size=tokenizer.vocab_size,
         max_positions=config.max_text,
     )

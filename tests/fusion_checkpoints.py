@@ -65,7 +65,7 @@ def byte_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
-def text_folder(kind: str, folder: Path, *, head: str = "Model") -> Path:
+def text_folder(kind: str, folder: Path, *, head: str = "Model", **changed: Any) -> Path:
     """A random checkpoint of the real architecture, saved by transformers."""
     folder.mkdir(parents=True, exist_ok=True)
     size = byte_tokenizer(folder) if "roberta" in kind or kind == "camembert" else None
@@ -74,7 +74,7 @@ def text_folder(kind: str, folder: Path, *, head: str = "Model") -> Path:
     name, values = TEXT[kind]
     pad = {} if "pad_token_id" in values else {"pad_token_id": 0}
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(vocab_size=size, **values, **pad)
+    config = getattr(transformers, f"{name}Config")(vocab_size=size, **{**values, **pad, **changed})
     randomised(getattr(transformers, f"{name}{head}")(config)).save_pretrained(folder)  # type: ignore[operator]
     return folder
 

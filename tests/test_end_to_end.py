@@ -130,6 +130,29 @@ def test_full_controls_and_other_removals_are_cells_like_any_other(
     validate("results", results(home, "full"))
 
 
+def test_the_table_removes_encoders_as_training_did(home: Path, first: subprocess.CompletedProcess[str]) -> None:
+    asked = ["--run", "filled", "--tasks", "gqa", "flickr30k", "--encoders", "vit=demo:vit", "dino=demo:dino"]
+    settings = [*SMALL, "train.fill=mean", 'evaluate.removals=["drop","mean"]', "evaluate.limit=200"]
+    done = command(home, *asked, settings=settings)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = home / "runs" / "filled" / "answers"
+    found = {tuple(path.name.split(".")[2:5]) for path in answers.glob("gqa.0.masked.*.parquet")}
+    assert found >= {("masked", "mean", name) for name in ("none", "vit", "dino", "vit+dino")}
+    assert found >= {("masked", "drop", name) for name in ("none", "vit", "dino")}
+    assert ("masked", "drop", "vit+dino") not in found
+    filled, dropped = (pq.read_table(answers / f"gqa.0.masked.{way}.vit.parquet") for way in ("mean", "drop"))
+    assert filled["logprob"].to_pylist() != dropped["logprob"].to_pylist()
+    written = results(home, "filled")
+    validate("results", written)
+    for task in written["tasks"].values():
+        assert {entry["removal"] for entry in task["coalitions"]} == {"mean"}
+        assert task["sensitivity"]["mean"] == {"not_run": "the table itself removes encoders so"}
+        assert "not_run" not in task["sensitivity"]["drop"]
+        assert "value" in task["best_single"]
+    page = (home / "runs" / "filled" / "report.md").read_text()
+    assert "mean over training images" in page and "rank correlation with means" in page and "dropping" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [

@@ -13,6 +13,7 @@ from experiments.bench import PARTS, Figure, main
 from experiments.bench_analysis import resampling_seconds, shapley_seconds
 from experiments.bench_extract import error_of_bf16, extract_figures, textured
 from experiments.bench_model import Bench, Shape
+from experiments.bench_rate import SIDE
 from experiments.bench_store import open_figures, read_figures
 from experiments.bench_train import figures, size_chances
 
@@ -48,11 +49,13 @@ def test_extraction_is_measured(tmp_path: Path) -> None:
 
 def test_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.bench_train.STEPS", 3)
+    monkeypatch.setitem(SIDE, "cpu", 256)
     shape = Shape(batch=4, encoders=2, tokens=4, text=5, width=16, layers=1, heads=2)
     assert str(shape) == "B=4, L=13=2×4+5, W=16, 1 layers"
     found = figures(Bench(tmp_path / "main", shape, images=12), rounds=1, plot=tmp_path / "steps.svg")
-    assert [figure.most for figure in found[:10:2]] == [1.1, 1.0, 0.7, 0.6, 1.25] and len(found) == 15
+    assert [figure.most for figure in found[:10:2]] == [1.1, 1.0, 0.7, 0.6, 1.25] and len(found) == 17
     assert all(figure.value > 0 and "B=4" in figure.what for figure in found[:10:2])
+    assert found[15].unit == "ktok/s" and 0 < found[16].value < 1
     # Of two encoders at 0.5: none 1/4, one 1/2, both 1/4; where none is left, one stays.
     assert size_chances(2, rate=0.5, empty=0.2) == pytest.approx([0.2, 0.6, 0.2])
     assert (tmp_path / "steps.svg").read_text().count("encoders") >= 2

@@ -12,7 +12,9 @@ from experiments.config import RunConfig, check, demo
 from experiments.data import Source
 from experiments.errors import ConfigError
 from experiments.jobs import CONTROLS, control_jobs, first_jobs, for_inputs
+from experiments.parameters import TOLERANCE, matching_ratio, trainable
 from experiments.streams import Streams, duplicate, matched, seeds
+from fusion.config import FusionConfig
 
 GALLERIES = {"flickr30k": True, "gqa": False}
 
@@ -157,6 +159,45 @@ def test_matched_tokens_are_those_of_a_finer_grid(spec: str, num_tokens: int, fi
     assert made.encoders == {"vit": finer}
     assert made.sources == {f"vit_{k + 1}": Source("vit", part=k, parts=4) for k in range(4)}
     assert load(finer).num_tokens == found
+
+
+WIDE, NARROW = {"a": 512, "b": 64}, {"a_1": 64, "a_2": 64}
+
+
+@pytest.mark.parametrize("operator", ["concat", "resampler", "late"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_matched_model_has_the_parameters_of_the_run(operator: str, swapped: bool) -> None:
+    widths, own_widths = (NARROW, WIDE) if swapped else (WIDE, NARROW)
+    fusion = FusionConfig(text="scratch", width=32, layers=6, heads=2, operator=operator)
+    run = config(fusion=fusion)
+    wanted, before = (trainable(run, ("gqa",), each) for each in (widths, own_widths))
+    assert abs(before - wanted) > TOLERANCE * wanted
+    ratio = matching_ratio(run, widths, run, own_widths, ("gqa",))
+    assert not isinstance(ratio, str)
+    found = trainable(config(fusion=replace(fusion, mlp_ratio=ratio)), ("gqa",), own_widths)
+    assert abs(found - wanted) <= TOLERANCE * wanted and (ratio * 32) % 8 == 0
+    assert matching_ratio(run, widths, run, widths, ("gqa",)) == fusion.mlp_ratio
+
+
+@pytest.mark.parametrize(
+    ("text", "widths", "said"),
+    [
+        ("demo", ({"a": 20000, "b": 64}, NARROW), "text='demo' cannot be made wider"),
+        ("scratch", (NARROW, {"a_1": 20000, "a_2": 20000}), "no trunk is so narrow"),
+    ],
+)
+def test_a_trunk_that_cannot_be_of_that_width_is_said(
+    text: str, widths: tuple[dict[str, int], dict[str, int]], said: str
+) -> None:
+    run = config(fusion=replace(demo().fusion, text=text))
+    why = matching_ratio(run, widths[0], run, widths[1], ("gqa",))
+    assert isinstance(why, str) and "trainable parameters differ by" in why and said in why
+
+
+def test_a_job_of_another_trunk_has_it_in_its_configuration() -> None:
+    streams = {("matched", "vit"): Streams({"vit_1": Source("vit"), "vit_2": Source("vit")}, mlp_ratio=5.25)}
+    (job,) = control_jobs(config(tasks=("gqa",)), best={"gqa": "vit"}, streams=streams)
+    assert for_inputs(config(), job).fusion == replace(config().fusion, mlp_ratio=5.25)
 
 
 def test_no_grid_that_is_fine_enough_is_said() -> None:

@@ -68,6 +68,15 @@ def test_a_gpu_is_timed_on_the_clock_and_what_was_not_timed_is_said(tmp_path: Pa
     assert "| `late` | 10 | not timed | not timed |" in page({"late": folder}, command="…")[1]
 
 
+def test_of_models_of_single_coalitions_that_of_all_encoders_counts(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", device="cuda", score=0.5, models=[(10, 90, 40), (7, 30, 10)])
+    for number, of in enumerate(("a+b", "b")):
+        path = folder / f"train/gqa-masked-{number}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": "retrained", "of": of}))
+    found = measured(folder)
+    assert (found.parameters, found.step_ms) == (10, 90)
+
+
 def test_a_step_is_timed_without_what_comes_between(monkeypatch: pytest.MonkeyPatch) -> None:
     at = iter([1.0, 1.2, 1.5, 9.0, 9.1])  # 200 ms, 300 ms, a validation, 100 ms
     monkeypatch.setattr(time, "perf_counter", lambda: next(at))
