@@ -234,9 +234,10 @@ class Trunk(nn.Module):
         near = everything.mask
         if num_text > self.shape.local_reach + 1:
             order = torch.arange(valid.shape[1], device=valid.device)
-            close = (order[:, None] - order).abs() <= self.shape.local_reach
+            apart = (order[:, None] - order).abs()
             visual = order >= num_text
-            near = (close | visual | visual[:, None]) & valid[:, None, None, :]
+            near = ((apart <= self.shape.local_reach) | visual | visual[:, None]) & valid[:, None, None, :]
+            near = near | (apart == 0)  # padding far from its text's end: a row without any key would be NaN
         seen = (Sight(everything.mask, turns[0]), Sight(near, turns[1]))
         return [seen[layer in self.shape.local_layers] for layer in range(self.shape.layers)]
 

@@ -44,8 +44,12 @@ class Features:
         return Features(*(part.to(device, non_blocking=ahead) for part in (self.tokens, self.boxes, self.valid)))
 
     def pinned(self) -> "Features":
-        """Returns the same features in memory from which a GPU copies by itself."""
-        return Features(self.tokens.pin_memory(), self.boxes.pin_memory(), self.valid.pin_memory())
+        """Returns the same features in memory from which a GPU copies by itself.
+
+        What the images of a batch share (a store's boxes) is laid out for each of them: pinned memory has the strides
+        of what it is a copy of, and nothing can be copied into a tensor whose elements share a place.
+        """
+        return Features(*(part.contiguous().pin_memory() for part in (self.tokens, self.boxes, self.valid)))
 
     def rows(self, index: slice | Tensor) -> "Features":
         """Returns the chosen rows of the batch: a slice, or a tensor of indices or booleans."""

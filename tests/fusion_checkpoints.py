@@ -79,6 +79,11 @@ def text_folder(kind: str, folder: Path, *, head: str = "Model", **changed: Any)
     return folder
 
 
+def texts_for(kind: str) -> list[str]:
+    """Texts that the architecture's tokenizer here makes no longer than 23 tokens."""
+    return ["the red", "", "a circle or two"] if "roberta" in kind or kind == "camembert" else TEXTS
+
+
 def settings(folder: Path, layers: int = 4, **changed: Any) -> FusionConfig:
     values = {"width": 32, "layers": layers, "heads": 4, "text": str(folder), "max_text": 23, **changed}
     return FusionConfig.from_dict(values)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fusion_batch import WIDTHS, batch
-from fusion_checkpoints import TEXT, TEXTS, change, settings, text_folder
+from fusion_checkpoints import TEXT, TEXTS, change, settings, text_folder, texts_for
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
@@ -23,11 +23,6 @@ from fusion.model import FusionModel
 from fusion.types import Features
 
 
-def short(kind: str) -> list[str]:
-    """Texts that no tokenizer here makes longer than 23 tokens."""
-    return ["the red", "", "a circle or two"] if "roberta" in kind or kind == "camembert" else TEXTS
-
-
 def test_every_architecture_is_tested() -> None:
     assert set(TEXT) == set(TEXT_MODELS)
 
@@ -36,7 +31,7 @@ def test_every_architecture_is_tested() -> None:
 @pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
 def test_text_only_equals_transformers(tmp_path: Path, kind: str, head: str) -> None:
     folder = text_folder(kind, tmp_path, head=head)
-    texts = short(kind)
+    texts = texts_for(kind)
     given = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     reference = AutoModel.from_pretrained(folder).eval()
     model = FusionModel(settings(folder), {"vit": 5}).eval()
@@ -117,6 +112,20 @@ def test_local_layers_are_global_for_visual_tokens(tmp_path: Path) -> None:
             states = layer(states, position_embeddings=turns, attention_mask=mask if local else None)
         expected = reference.final_norm(states)
     torch.testing.assert_close(encoded.states, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_padding_beyond_the_local_reach_stays_finite(tmp_path: Path, precision: torch.dtype) -> None:
+    """Twenty words beside none: the short text's last padding has no real token within its reach of four."""
+    model = FusionModel(settings(text_folder("modernbert", tmp_path)), {}).train()
+    alone, half = model.encode([""], None, ()).pooled, precision is torch.bfloat16
+    with torch.autocast("cpu", dtype=precision, enabled=half):
+        encoded = model.encode(["", "red " * 20], None, ())
+    assert encoded.valid.sum(1).tolist() == [2, 22] and bool(encoded.states.isfinite().all())
+    torch.testing.assert_close(encoded.pooled[:1].float(), alone, atol=0.1 if half else 1e-5, rtol=0)
+    encoded.pooled.float().sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients and all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 @pytest.mark.parametrize("operator", sorted(OPERATORS))
