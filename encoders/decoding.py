@@ -1,8 +1,8 @@
 """Decodes images ahead of the encoders, once for all of them, in threads.
 
 Handed jobs in order, each the images of one batch; hands on their pixels in the same order. The threads fill a batch
-image by image, straight into its tensors (pinned where there is a GPU): beside a GPU while encoders work on the batch
-before, on processors alone in turn with them, for there the two would wait for one another.
+image by image, straight into its tensors: where encoders compute on a GPU in pinned memory, while they work on the
+batch before; on processors in turn with them, for there the two would wait for one another.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from encoders.errors import ImageError
 from encoders.images import decode
 from encoders.plan import Block
 from encoders.preprocess import Preprocess
+from encoders.transfer import Place
 
 AHEAD = 3
 """Batches in work or waiting beside a GPU: enough that no thread waits for the slowest image of a batch."""
@@ -29,13 +30,13 @@ ANNOUNCED = 2
 """Batches whose files the system is asked for ahead of their decoding."""
 
 
-def batches_ahead() -> int:
-    """Batches in work or waiting.
+def batches_ahead(place: Place) -> int:
+    """Batches in work or waiting, by where the encoders compute.
 
     On processors one: a model's threads wait for the slowest of them, and one that shares its core with decoding makes
     all others wait, which costs twice what the overlap gives (measured in LOG.md).
     """
-    return AHEAD if torch.cuda.is_available() else 1
+    return AHEAD if place == "gpu" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,12 @@ class Decoded:
     failures: Mapping[str, ImageError] = field(default_factory=dict)
 
 
-def decoded(jobs: Sequence[Job], files: Mapping[str, Path], pool: Executor) -> Iterator[Decoded]:
-    """Each job's pixels, in order, `batches_ahead` jobs in work."""
-    ahead = batches_ahead()
+def decoded(jobs: Sequence[Job], files: Mapping[str, Path], pool: Executor, *, place: Place) -> Iterator[Decoded]:
+    """Each job's pixels, in order, `batches_ahead` jobs in work; beside a GPU in pinned memory."""
+    ahead = batches_ahead(place)
     waiting: deque[tuple[Job, dict[Preprocess, Tensor], list[Future[ImageError | None]]]] = deque()
     for number, job in enumerate(jobs):
-        stacks = {preprocess: _empty(len(job.digests), preprocess) for preprocess in job.preprocesses}
+        stacks = {preprocess: _empty(len(job.digests), preprocess, place) for preprocess in job.preprocesses}
         started = [
             pool.submit(_decode, files[digest], digest, stacks, row)
             for row, digest in enumerate(job.digests)
@@ -98,9 +99,9 @@ def _announce(paths: Sequence[Path]) -> None:
             continue
 
 
-def _empty(count: int, preprocess: Preprocess) -> Float[Tensor, "b 3 h w"]:
+def _empty(count: int, preprocess: Preprocess, place: Place) -> Float[Tensor, "b 3 h w"]:
     height, width = preprocess.output
-    return torch.empty(count, 3, height, width, pin_memory=torch.cuda.is_available())
+    return torch.empty(count, 3, height, width, pin_memory=place == "gpu")
 
 
 def _decode(path: Path, digest: str, stacks: Mapping[Preprocess, Tensor], row: int) -> ImageError | None:

@@ -30,7 +30,7 @@ from encoders.memory import USUAL, BatchSize
 from encoders.module import tokens_together
 from encoders.plan import PART_IMAGES, Block, Plan, Shard
 from encoders.store import FeatureStore
-from encoders.transfer import Arriving, batches_behind, delayed, start_to_memory
+from encoders.transfer import Arriving, batches_behind, delayed, place_of, start_to_memory
 
 __all__ = ["Shard", "extract", "image_digest"]
 
@@ -178,7 +178,7 @@ class _Extraction:
         *,
         waits: bool,
     ) -> None:
-        self._waits = waits
+        self._waits, self._place = waits, place_of(encoders)
         self.problems: dict[str, str] = {}
         self.excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set()
         self._plan, self._files, self._record, self._undecodable = plan, files, record, undecodable
@@ -217,7 +217,7 @@ class _Extraction:
         self._prepare(jobs)
         disk = ThreadPoolExecutor(1)
         try:
-            for batch, found in delayed(self._computed(jobs, pool), by=batches_behind()):
+            for batch, found in delayed(self._computed(jobs, pool), by=batches_behind(self._place)):
                 for features in found:
                     features.collect()
                 self._write(batch.job, disk)
@@ -233,7 +233,7 @@ class _Extraction:
     def _computed(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[tuple[Decoded, Sequence[_Features]]]:
         """Each batch with its features, which a GPU may still be computing."""
         block: Block | None = None
-        for batch in decoded(jobs, self._files, pool):
+        for batch in decoded(jobs, self._files, pool, place=self._place):
             if batch.job.block is not block:
                 block = batch.job.block
                 self._begin(block)

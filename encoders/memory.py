@@ -16,7 +16,7 @@ import torch
 
 from encoders.base import Encoder
 from encoders.decoding import batches_ahead
-from encoders.transfer import PRECISIONS, batches_behind
+from encoders.transfer import PRECISIONS, batches_behind, place_of
 
 BatchSize = int | Callable[[Sequence[Encoder]], int]
 """Images a forward pass, or what tells them for the encoders that lack features."""
@@ -59,11 +59,12 @@ def _fitting(room: int, each: float) -> int:
 def waiting_bytes(encoders: Sequence[Encoder]) -> int:
     """What an image takes in memory outside the passes: decoded, in float32; and beside a GPU its features, as they
     are stored, until they are looked at."""
-    behind = batches_behind()
+    place = place_of(encoders)
+    behind = batches_behind(place)
     sizes = [preprocess.output for preprocess in dict.fromkeys(encoder.preprocess for encoder in encoders)]
     pixels = sum(4 * 3 * height * width for height, width in sizes)
     values = [one.num_tokens * one.width * PRECISIONS.get(one.dtype, torch.float32).itemsize for one in encoders]
-    return (batches_ahead() + behind) * pixels + (behind + 1 if behind else 0) * sum(values)
+    return (batches_ahead(place) + behind) * pixels + (behind + 1 if behind else 0) * sum(values)
 
 
 def pass_bytes(encoder: Encoder, *, device: str = "cpu") -> int:

@@ -21,6 +21,7 @@ from encoders.base import Encoder, digest_json, digest_of, fingerprint_of, one_l
 from encoders.compiled import Forward, compiled
 from encoders.errors import EncoderError
 from encoders.pooling import TokenGrid, join_tokens, join_width, pool_grid, view_boxes
+from encoders.precision import whole_float32
 from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec
 from encoders.transfer import as_stored
@@ -92,7 +93,8 @@ class ModuleEncoder(Encoder):
         assert {member.pass_key for member in members} == {self.pass_key}
         layers = list(dict.fromkeys(layer for member in members for layer in member._options.layers))
         pixels = images.to(self._device, non_blocking=True, memory_format=self._memory)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.dtype == "bf16"):
+        autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.dtype == "bf16")
+        with whole_float32(), autocast:
             raw = self._forward(pixels, layers)
         found = {
             layer: TokenGrid(grid.prefix.float(), grid.grid.float()) for layer, grid in zip(layers, raw, strict=True)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,14 +16,15 @@ from extraction_workers import PLAIN, Told, numbered
 from PIL import Image
 from torch import Tensor
 
+from encoders import decoding as encoders_decoding
 from encoders import load_encoder
 from encoders.base import Encoder
-from encoders.decoding import ANNOUNCED
+from encoders.decoding import AHEAD, ANNOUNCED, batches_ahead
 from encoders.extract import extract
 from encoders.memory import LARGEST, PROBE, USUAL, fitting_batch, pass_bytes, waiting_bytes
 from encoders.module import tokens_together
 from encoders.store import TYPES, FeatureStore
-from encoders.transfer import as_stored, delayed, start_to_memory
+from encoders.transfer import as_stored, batches_behind, delayed, place_of, start_to_memory
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -68,7 +70,7 @@ def test_batches_decoded_ahead_change_nothing(tmp_path: Path, monkeypatch: pytes
     given: list[int] = []
 
     def told(folder: str, ahead: int) -> dict[str, bytes]:
-        monkeypatch.setattr("encoders.decoding.batches_ahead", lambda: ahead)
+        monkeypatch.setattr("encoders.decoding.batches_ahead", lambda _place: ahead)
         encoder, root = Told("told", log=tmp_path / f"{folder}.log"), tmp_path / folder
         found = extract(paths, [encoder], root=root, batch_size=4, progress="none", undecodable="exclude")
         given.append(len((tmp_path / f"{folder}.log").read_text().splitlines()))
@@ -77,6 +79,42 @@ def test_batches_decoded_ahead_change_nothing(tmp_path: Path, monkeypatch: pytes
 
     assert told("ahead", 3) == told("in-turn", 1)
     assert given == [29, 29]
+
+
+def test_a_gpu_that_no_encoder_uses_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--device cpu` beside a GPU: no pinned memory, which would set up CUDA, and one batch after the other."""
+    asked: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append(True) or True)
+    right, pinned, order = torch.empty, [], []
+
+    def empty(*size: Any, pin_memory: bool = False, **more: Any) -> Tensor:
+        pinned.append(pin_memory)
+        return right(*size, **more)
+
+    class InTurn(Told):
+        def tokens(self, images: Tensor) -> Tensor:
+            order.append("computed")
+            return super().tokens(images)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    decode = encoders_decoding._decode
+    monkeypatch.setattr(encoders_decoding, "_decode", lambda *given: order.append("decoded") or decode(*given))
+    extract(numbered(tmp_path / "images", 9), [InTurn("told")], root=tmp_path / "root", batch_size=3, progress="none")
+    assert order == [*["decoded"] * 3, "computed"] * 3
+    assert pinned and not any(pinned) and not asked
+
+
+def test_weights_say_where_an_encoder_computes() -> None:
+    """A stand-in for a GPU's tensor: there may be none here."""
+
+    class Placed(Told):
+        def weights(self) -> Any:
+            return {"a": torch.ones(1), "b": SimpleNamespace(is_cuda=self.alias == "there")}
+
+    here, there = Placed("here"), Placed("there")
+    assert [place_of(one) for one in ([], [Told("bare")], [here], [here, there])] == [*["processor"] * 3, "gpu"]
+    assert (batches_ahead("processor"), batches_behind("processor")) == (1, 0)
+    assert (batches_ahead("gpu"), batches_behind("gpu")) == (AHEAD, 1)
 
 
 def test_the_system_is_asked_for_files_of_later_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +168,7 @@ def test_features_looked_at_one_batch_later_are_the_same_bytes(
     right = FeatureStore.encode
     monkeypatch.setattr(FeatureStore, "encode", lambda store, tokens: order.append("collected") or right(store, tokens))
     for behind in (0, 1):
-        monkeypatch.setattr("encoders.extract.batches_behind", lambda behind=behind: behind)
+        monkeypatch.setattr("encoders.extract.batches_behind", lambda _place, behind=behind: behind)
         order.clear()
         encoders: list[Encoder] = [Queued("small", log=log), Queued("large", grid=(8, 8))]
         options = {"root": tmp_path / str(behind), "batch_size": 4, "part_images": 16, "progress": "none"}
@@ -189,8 +227,7 @@ def test_batches_fit_the_memory_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
     room = {"cuda": 2**40, "cpu": 2_000_000}
     monkeypatch.setattr("encoders.memory.free_bytes", room.get)
     monkeypatch.setattr("encoders.memory.pass_bytes", lambda _encoder, device: 1000 * PROBE)
-    monkeypatch.setattr("encoders.memory.batches_ahead", lambda: 3)
-    monkeypatch.setattr("encoders.memory.batches_behind", lambda: 1)
+    monkeypatch.setattr("encoders.memory.place_of", lambda _encoders: "gpu")
     assert waiting_bytes([encoder]) == 4 * 16 * 12 + 2 * 2048 * 2 == 8960
     assert fitting_batch([encoder], device="cuda") == 64
     room["cuda"] = 65_536
