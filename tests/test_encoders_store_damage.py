@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -25,10 +26,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from test_encoders_store import META, A, B, C
 
-from encoders import features
+from encoders import features, part_list, tensor_file
 from encoders.durable import WriterLock
 from encoders.errors import StoreError
 from encoders.index import INDEX, DigestTable, read_index
+from encoders.parts import Part
 from encoders.store import FeatureStore, StoreMeta
 from encoders.store_meta import META as META_FILE
 
@@ -188,41 +190,101 @@ def test_what_cannot_be_read_at_the_moment_is_not_damaged(
     store = FeatureStore(tmp_path, META)
     parts = [store.write_part([digest], torch.ones(1, 2, 3)) for digest in (A, B, C)]
     store.part_list.write_index()
-    mapped = np.memmap
+    opened = os.open
 
-    def stale(file: Path, **more: object) -> object:
-        if Path(file) == parts[1]:
+    def stale(file: Path, flags: int) -> int:
+        if file == parts[1]:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
-        return mapped(file, **more)  # type: ignore[call-overload]
+        return opened(file, flags)
 
     with monkeypatch.context() as patched:
-        patched.setattr(np, "memmap", stale)
+        patched.setattr("encoders.tensor_file.os.open", stale)
         assert features.main([action, str(store.folder)]) == 1
         assert f"error: cannot read {parts[1]}" in capsys.readouterr().err
     assert all(part.exists() for part in parts) and (store.folder / INDEX).exists()
     assert features.main(["verify", str(store.folder)]) == 0
 
 
-def test_more_parts_than_files_may_be_open(tmp_path: Path) -> None:
-    """The usual soft limit is 1,024; the process may raise it, and where it may not it says how to."""
-    store = FeatureStore(tmp_path, META)
-    digests = [name(number) for number in range(100)]
+def _a_hundred_parts(root: Path) -> tuple[FeatureStore, list[str]]:
+    """Image n, of which each value is n, in a part of its own."""
+    store, digests = FeatureStore(root, META), [name(number) for number in range(100)]
     for number, digest in enumerate(digests):
         store.write_part([digest], torch.full((1, 2, 3), float(number)))
     store.part_list.write_index()
+    return FeatureStore.open(store.folder), digests
+
+
+def test_more_parts_than_files_may_be_open(tmp_path: Path) -> None:
+    """A part that was opened holds no file open, so a hard limit of 60 is enough for a hundred."""
+    store, digests = _a_hundred_parts(tmp_path)
     code = (
         "import resource, sys, pathlib; from encoders.store import FeatureStore;"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (60, int(sys.argv[2])));"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60));"
         "store = FeatureStore.open(pathlib.Path(sys.argv[1]));"
-        "print(store.read(sys.argv[3:]).tokens[:, 0, 0].tolist())"
+        "print(store.read(sys.argv[2:]).tokens[:, 0, 0].tolist())"
     )
-    for most in (200, 60):
-        line = [sys.executable, "-c", code, str(store.folder), str(most), *digests]
-        done = subprocess.run(line, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
-        if most == 200:
-            assert done.stdout.strip() == str([float(number) for number in range(100)]), done.stderr[-2000:]
-        else:
-            assert done.returncode == 1 and "allow more open files with ulimit -n" in done.stderr
+    line = [sys.executable, "-c", code, str(store.folder), *digests]
+    done = subprocess.run(line, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str([float(number) for number in range(100)]), done.stderr[-2000:]
+
+
+def test_open_parts_are_limited_over_all_stores_and_no_image_is_checked_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoders.open_parts._everywhere", WeakSet())
+    (first, digests), (second, _) = (_a_hundred_parts(tmp_path / letter) for letter in "ab")
+    monkeypatch.setattr("encoders.open_parts.MOST", 16)
+    looked, right = [], Part.check
+    monkeypatch.setattr(Part, "check", lambda part, *place: looked.append(part.file) or right(part, *place))
+    for _ in range(3):
+        for store in (first, second):
+            for number in (*range(100), 99, 0, 50):
+                assert store.read([digests[number]]).tokens.unique().tolist() == [number]
+                assert len(first.part_list.opened) + len(second.part_list.opened) <= 16
+    assert len(looked) == len(set(looked)) == 200
+    before = store.part_list.part(0)
+    assert store.part_list.part(0) is before  # what was asked for last is the last to go
+    for number in range(1, 16):
+        store.part_list.part(number)
+        assert store.part_list.part(0) is before
+
+
+def test_a_part_that_changed_while_it_was_closed_is_checked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoders.open_parts._everywhere", WeakSet())
+    store, digests = _a_hundred_parts(tmp_path)
+    monkeypatch.setattr("encoders.open_parts.MOST", 1)
+    files = [store.part_list.part(int(store.part_list.find([digest])[0, 0])).file for digest in digests[:2]]
+    for digest in digests[:2]:
+        store.read([digest])
+    shutil.copy(files[1], files[0])
+    with pytest.raises(StoreError, match="names another image's entry"):
+        store.read(digests[:1])
+
+
+@pytest.mark.parametrize("given", [0, 20])
+def test_a_system_that_gives_no_more_mappings_gets_some_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: int
+) -> None:
+    """Of `given` mappings at a time all hundred images are read; where it gives none, one line says so."""
+    monkeypatch.setattr("encoders.open_parts._everywhere", WeakSet())
+    store, digests = _a_hundred_parts(tmp_path)
+    opened = store.part_list.opened
+    right = tensor_file._Mapping
+
+    def counted(descriptor: int, size: int) -> object:
+        if len(opened) >= given:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return right(descriptor, size)
+
+    monkeypatch.setattr(tensor_file, "_Mapping", counted)
+    if not given:
+        with pytest.raises(StoreError, match=r"cannot read .*part-.*Cannot allocate memory"):
+            store.read(digests)
+        return
+    for number, digest in enumerate(digests):
+        assert store.read([digest]).tokens.unique().tolist() == [number]
 
 
 def test_a_part_of_another_store_is_refused(tmp_path: Path) -> None:
@@ -279,6 +341,33 @@ def test_an_old_or_absent_index_changes_nothing(written: Path, tmp_path: Path) -
     assert set(FeatureStore.open(folder).missing([A, B, C, D])) == lost and lost
     (folder / INDEX).unlink()
     assert set(FeatureStore.open(folder).missing([A, B, C, D])) == lost
+
+
+def test_an_index_written_while_a_store_is_opened_still_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process completes a part and the index between this one's two looks, in whichever order it takes them."""
+    writer = FeatureStore(tmp_path, META)
+    for digest in (A, B):
+        writer.write_part([digest], torch.ones(1, 2, 3))
+    writer.part_list.write_index()
+
+    def looks_at(name: str) -> None:
+        right = getattr(part_list, name)
+
+        def looking(folder: Path) -> object:
+            seen = right(folder)
+            monkeypatch.undo()
+            writer.write_part([C], torch.ones(1, 2, 3))
+            writer.part_list.write_index()
+            return seen
+
+        monkeypatch.setattr(part_list, name, looking)
+
+    looks_at("read_index")
+    looks_at("part_sizes")
+    opened = FeatureStore(tmp_path, META)
+    assert len(opened) == 3 and opened.part_list.num_unindexed == len(opened.part_list.opened) == 1
 
 
 def test_the_index_is_the_same_whoever_wrote_it(tmp_path: Path) -> None:
