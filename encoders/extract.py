@@ -23,7 +23,7 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.base import Encoder, FileEncoder
 from encoders.decoding import Decoded, Job, decoded
-from encoders.durable import LOCK, WriterLock, sweep
+from encoders.durable import LOCK, HeldError, WriterLock, sweep
 from encoders.errors import ImageError, StoreError, UndecodableError
 from encoders.images import Undecodable, digest_all, find_problems, image_digest, whole_files_only
 from encoders.memory import USUAL, BatchSize
@@ -271,7 +271,7 @@ class _Extraction:
     def _acquire(self, lock: WriterLock) -> None:
         try:
             lock.acquire()
-        except StoreError as error:
+        except HeldError as error:
             if not self._waits:
                 raise
             tqdm.write(str(error).partition(": wait for it")[0] + ": waiting for it", file=sys.stderr)

@@ -294,6 +294,26 @@ def test_a_disk_that_fills_up_ends_the_extraction_and_keeps_what_was_complete(
     assert FeatureStore(root, encoder).verify() == 5
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_store_that_may_only_be_read_says_so_when_the_dataset_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], waits: bool
+) -> None:
+    paths, root, encoder, opened = numbered(tmp_path / "a", 4), tmp_path / "root", Told("told"), os.open
+    options = {"root": root, "progress": "none", "waits": waits}
+    extract(paths[:2], [encoder], **options)  # type: ignore[arg-type]
+
+    def read_only(file: Any, flags: int, *more: int, **others: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+        return opened(file, flags, *more, **others)
+
+    monkeypatch.setattr("encoders.durable.os.open", read_only)
+    extract(paths[:2], [encoder], **options)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=f"cannot write {FeatureStore(root, encoder).folder}/.lock-.*: Read-only"):
+        extract(paths, [encoder], **options)  # type: ignore[arg-type]
+    assert "waiting" not in capsys.readouterr().err
+
+
 def test_features_that_cannot_be_looked_up_are_refused_in_one_line(tmp_path: Path) -> None:
     class Lacking(Looked):
         def rows(self, paths: Sequence[Path]) -> Rows:

@@ -442,6 +442,40 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_another_user_s_lock_hinders_nobody_who_needs_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FeatureStore(tmp_path, META)
+    store.write_part([A], torch.ones(1, 2, 3))
+    theirs, opened = store.folder / ".lock-theirs", os.open
+    theirs.write_bytes(b"process 7 on elsewhere")
+
+    def refusing(file: Path, *more: int) -> int:
+        if file == theirs:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return opened(file, *more)
+
+    monkeypatch.setattr("encoders.durable.os.open", refusing)
+    store.write_part([B], torch.ones(1, 2, 3))
+    assert theirs.exists() and len(FeatureStore(tmp_path, META)) == 2
+    with pytest.raises(StoreError, match=f"cannot write {theirs}: Permission denied; it is another user's"):
+        WriterLock(theirs).acquire()
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite"])
+def test_a_lock_that_cannot_be_written_is_named_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_args: object, **_more: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"encoders.durable.os.{call}", full)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"^cannot write {tmp_path}/.lock-x: No space left on device$"):
+            WriterLock(tmp_path / ".lock-x").acquire()
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_commands_say_what_is_there_and_mend_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = FeatureStore(tmp_path, META)
     parts = [store.write_part([digest], torch.ones(1, 2, 3)) for digest in (A, B, C)]
@@ -458,8 +492,9 @@ def test_the_commands_say_what_is_there_and_mend_it(tmp_path: Path, capsys: pyte
     flipped = bytearray(parts[2].read_bytes())
     flipped[-40] ^= 1
     parts[2].write_bytes(flipped)
-    (store.folder / f".tmp-{os.uname().nodename}-{2**22 + 1}-00").write_bytes(b"half")
-    other = store.folder / f".tmp-{os.uname().nodename}-{2**22 + 1}-37-00"  # of a host whose name begins like ours
+    host, namespace = os.uname().nodename, os.stat("/proc/self/ns/pid").st_ino
+    (store.folder / f".tmp-{host}-{namespace}-{2**22 + 1}-00").write_bytes(b"half")
+    other = store.folder / f".tmp-{host}-{namespace}-{2**22 + 1}-37-00"  # of a host whose name begins like ours
     other.write_bytes(b"half")
     assert features.main(["verify", str(store.folder)]) == 1
     said = capsys.readouterr().out
