@@ -112,6 +112,34 @@ def test_parts_of_unequal_encoders_nest(tmp_path: Path, monkeypatch: pytest.Monk
     assert Plan.of(digests, stores[:1], batch_size=4, part_images=60).blocks[0].digests == plan.blocks[0].digests
 
 
+@pytest.mark.parametrize("batch_size", [3, 8, 16, 20])
+def test_the_number_of_shares_changes_neither_blocks_nor_batches(tmp_path: Path, batch_size: int) -> None:
+    """Parts of at most 16 images: blocks of 12 where a batch is 3, of 16 where it is 8 or 16, of 20 where it is 20."""
+    stores = [FeatureStore(tmp_path, encoder) for encoder in (Told("small"), Told("large", grid=(8, 8)))]
+    digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(101)]
+
+    def blocks(count: int) -> list[tuple[str, ...]]:
+        shards = [Shard(index, count) for index in range(count)]
+        plans = [Plan.of(digests, stores, batch_size=batch_size, part_images=16, shard=shard) for shard in shards]
+        assert len({plan.name for plan in plans}) == 1
+        return sorted((block.digests for plan in plans for block in plan.blocks), key=lambda own: digests.index(own[0]))
+
+    whole = blocks(1)
+    assert [len(block) for block in whole[:-1]] == [{3: 12}.get(batch_size, max(16, batch_size))] * (len(whole) - 1)
+    assert [digest for block in whole for digest in block] == digests
+    assert blocks(2) == blocks(3) == whole
+
+
+def test_shares_with_other_batches_that_divide_a_part_are_together_everything(tmp_path: Path) -> None:
+    digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(101)]
+    stores = [FeatureStore(tmp_path, Told("small"))]
+    plans = [
+        Plan.of(digests, stores, batch_size=size, part_images=16, shard=Shard(index, 3))
+        for index, size in enumerate((2, 16, 4))
+    ]
+    assert sorted(digest for plan in plans for block in plan.blocks for digest in block.digests) == sorted(digests)
+
+
 def test_two_writers_of_one_part_are_told_apart(tmp_path: Path) -> None:
     """While one extraction is within a block, a second one of the same images is refused, and harms nothing."""
     entered, leave = threading.Event(), threading.Event()
