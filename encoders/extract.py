@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.base import Encoder, FileEncoder
 from encoders.decoding import Decoded, Job, decoded
+from encoders.digests import digest_all
 from encoders.durable import LOCK, HeldError, WriterLock, sweep
-from encoders.errors import ImageError, StoreError, UndecodableError
-from encoders.images import Undecodable, digest_all, find_problems, image_digest, whole_files_only
+from encoders.errors import EncoderError, ImageError, StoreError, UndecodableError
+from encoders.images import Undecodable, find_problems, image_digest, whole_files_only
 from encoders.memory import USUAL, BatchSize
 from encoders.module import tokens_together
 from encoders.plan import PART_IMAGES, Block, Plan, Shard
+from encoders.space import require_space, rooms
 from encoders.store import FeatureStore
 from encoders.transfer import Arriving, batches_behind, delayed, start_to_memory
 
@@ -50,6 +53,7 @@ def extract(
     undecodable: Literal["refuse", "exclude"] = "refuse",
     part_images: int = PART_IMAGES,
     waits: bool = False,
+    digest_cache: Path | None = None,
 ) -> dict[Path, str]:
     """Makes sure that the features of all images by all encoders are stored under `root`.
 
@@ -57,13 +61,14 @@ def extract(
         images: files; those of equal bytes share one entry.
         encoders: two with one fingerprint share one store; each view of an encoder has its own.
         batch_size: images a forward pass; or what tells it, called once with the encoders that lack features.
-        progress: a bar with rate and time left on standard error, or none; nothing is shown when nothing is
-            to do.
+        progress: on standard error what there is to store and room for, and a bar with rate and time left, or
+            none; nothing is shown when nothing is to do.
         workers: decoding threads; by default one a core, at most 8.
         shard: the share of this process, where several divide the work.
         undecodable: refuse images that cannot be decoded, or leave them out and put them on record under `root`.
         part_images: images a part, at most.
         waits: for another process that is extending a store with the same images, rather than to refuse that.
+        digest_cache: a folder that remembers the digests of files that stay as they are; else every file is read.
 
     Returns:
         Each file's digest, the key of its features; files that were left out are absent.
@@ -72,24 +77,29 @@ def extract(
         ImageError: files are missing, no images, or cut short; all are named. Files that are plainly broken
             are found before anything is computed. Where damage shows only in decoding, the others' features
             are still stored.
-        StoreError: a store is torn, altered, cannot be written, or is being written by another process.
+        StoreError: a store is torn, altered, cannot be written, or is being written by another process; or the disk
+            has no room for what all processes together are to store.
+        EncoderError: the batch does not fit the GPU's memory.
     """
     workers = workers or min(8, os.cpu_count() or 1)
     distinct = {each.fingerprint: each for one in encoders for each in _views(one)}
     with whole_files_only(), ThreadPoolExecutor(workers) as pool:
-        digests = digest_all(images, pool)
+        share = shard.index, shard.count
+        digests = digest_all(images, pool, cache=digest_cache, share=share, progress=progress)
         files = {digest: path for path, digest in reversed(digests.items())}
         stores = [FeatureStore(root, encoder) for encoder in distinct.values()]
-        every = list(dict.fromkeys(digests.values()))
+        every, record = list(dict.fromkeys(digests.values())), Undecodable(root)
+        excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set[str]()
+        missing = [set(store.missing(every)) - excluded for store in stores]
+        label = " ".join(dict.fromkeys(encoder.alias for encoder in encoders))
+        _look_at_space(stores, missing, label=label, progress=progress)
         if not isinstance(batch_size, int):
-            pairs = zip(distinct.values(), stores, strict=True)
-            batch_size = batch_size([encoder for encoder, store in pairs if store.missing(every)])
+            batch_size = batch_size([e for e, lacking in zip(distinct.values(), missing, strict=True) if lacking])
         plan = Plan.of(every, stores, batch_size=batch_size, part_images=part_images, shard=shard)
-        work = _Extraction(plan, list(distinct.values()), stores, files, Undecodable(root), undecodable, waits=waits)
+        work = _Extraction(plan, list(distinct.values()), stores, files, record, undecodable, excluded, waits=waits)
         jobs = work.jobs(plan.blocks)
         work.look_ahead(find_problems([files[d] for job in jobs if job.preprocesses for d in job.digests], pool))
         jobs = work.jobs(plan.blocks)
-        label = " ".join(dict.fromkeys(encoder.alias for encoder in encoders))
         total = sum(len(job.digests) for job in jobs)
         with tqdm(total=total, unit="img", desc=f"features {label}", disable=progress == "none" or not total) as bar:
             for batch in work.run(jobs, pool):
@@ -164,7 +174,7 @@ class _Extraction:
 
     Attributes:
         problems: path -> why its features could not be computed.
-        excluded: digests that are on record as undecodable, where they are to be left out.
+        excluded: digests that are left out, as they are on record as undecodable.
     """
 
     def __init__(
@@ -175,12 +185,13 @@ class _Extraction:
         files: Mapping[str, Path],
         record: Undecodable,
         undecodable: Literal["refuse", "exclude"],
+        excluded: set[str],
         *,
         waits: bool,
     ) -> None:
         self._waits = waits
         self.problems: dict[str, str] = {}
-        self.excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set()
+        self.excluded = excluded
         self._plan, self._files, self._record, self._undecodable = plan, files, record, undecodable
         self._writers = [_Writer(*pair, plan) for pair in zip(encoders, stores, strict=True)]
         self._locks: dict[int, list[WriterLock]] = {}
@@ -214,7 +225,8 @@ class _Extraction:
         if not jobs:
             self._finish(written=False)
             return
-        self._prepare(jobs)
+        for position in sorted({position for job in jobs for position in job.block.stores}):
+            self._writers[position].store.prepare()
         disk = ThreadPoolExecutor(1)
         try:
             for batch, found in delayed(self._computed(jobs, pool), by=batches_behind()):
@@ -233,23 +245,19 @@ class _Extraction:
     def _computed(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[tuple[Decoded, Sequence[_Features]]]:
         """Each batch with its features, which a GPU may still be computing."""
         block: Block | None = None
-        for batch in decoded(jobs, self._files, pool):
-            if batch.job.block is not block:
-                block = batch.job.block
-                self._begin(block)
-            self._note(batch)
-            yield batch, self._compute(batch)
-
-    def _prepare(self, jobs: Sequence[Job]) -> None:
-        needed: dict[int, set[str]] = {}
-        for job in jobs:
-            for position in job.block.stores:
-                needed.setdefault(position, set()).update(job.digests)
-        for position, digests in needed.items():
-            store = self._writers[position].store
-            lacking = len(store.missing(list(digests)))
-            store.require_space(lacking * store.bytes_per_image if store.meta.boxes else 0)
-            store.prepare()
+        try:
+            for batch in decoded(jobs, self._files, pool):
+                if batch.job.block is not block:
+                    block = batch.job.block
+                    self._begin(block)
+                self._note(batch)
+                yield batch, self._compute(batch)
+        except torch.OutOfMemoryError as error:
+            size, names = self._plan.batch_size, ", ".join(writer.encoder.alias for writer in self._writers)
+            raise EncoderError(
+                f"{size} images a pass of {names} do not fit the GPU's memory: python -m experiments.extract"
+                f" --batch-size {max(1, size // 2)} takes half as many; what is complete is kept"
+            ) from error
 
     def _begin(self, block: Block) -> None:
         """Takes the block, and sees what is still lacking: another process may have completed it meanwhile.
@@ -335,6 +343,17 @@ class _Extraction:
             except (StoreError, OSError) as error:
                 if written:
                     raise StoreError(f"cannot write the feature store {store.folder}: {error}") from error
+
+
+def _look_at_space(
+    stores: Sequence[FeatureStore], missing: Sequence[set[str]], *, label: str, progress: Literal["bar", "none"]
+) -> None:
+    """Says what all processes together are to store, and refuses what the disk has no room for. Raises StoreError."""
+    found = rooms([(store, len(lacking)) for store, lacking in zip(stores, missing, strict=True) if lacking])
+    require_space(found)
+    if progress == "bar":
+        for room in found:
+            tqdm.write(f"features {label}: {len(set[str]().union(*missing)):,} images, {room}", file=sys.stderr)
 
 
 def _release(locks: Sequence[WriterLock]) -> None:

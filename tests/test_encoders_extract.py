@@ -8,7 +8,9 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import torch
 from encoders_folders import open_clip_folder, picture, pictures, timm_folder
 from extraction_workers import PLAIN, Told, numbered
 from PIL import Image
+from test_encoders_store import META
 from torch import Tensor
 
 from encoders import load_encoder
@@ -25,7 +28,9 @@ from encoders.errors import EncoderError, ImageError, StoreError
 from encoders.extract import Shard, extract
 from encoders.images import Undecodable, image_digest
 from encoders.plan import Plan
+from encoders.space import rooms
 from encoders.store import FeatureStore
+from experiments.errors import user_errors
 
 
 def encoded(log: Path) -> list[int]:
@@ -320,6 +325,48 @@ def test_a_disk_that_fills_up_ends_the_extraction_and_keeps_what_was_complete(
     assert not list(store.folder.glob(".*"))
     extract(paths, [encoder], root=root, batch_size=4, part_images=8, progress="none")
     assert FeatureStore(root, encoder).verify() == 5
+
+
+def test_a_disk_too_small_for_all_stores_together_is_seen_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten images of 80 and of 1,280 bytes are 13,600, of which a share computes half: one byte fewer is free."""
+    paths, root, log = numbered(tmp_path / "a", 10), tmp_path / "root", tmp_path / "log"
+    encoders = [Told("small", log=log), Told("large", log=log, grid=(8, 8))]
+    free = {"bytes": 13_599}
+    monkeypatch.setattr("encoders.space.shutil.disk_usage", lambda _: SimpleNamespace(free=free["bytes"]))
+    options = {"root": root, "progress": "none", "batch_size": 4, "part_images": 4}
+    for shard in (Shard(0, 1), Shard(1, 2)):
+        with pytest.raises(StoreError, match=f"{root} needs 0.00 GB more, but 0.00 GB are free: pool the tokens"):
+            extract(paths, encoders, shard=shard, **options)  # type: ignore[arg-type]
+    assert not encoded(log) and not root.exists()
+    free["bytes"] += 1
+    extract(paths, encoders, **options)  # type: ignore[arg-type]
+    free["bytes"] = 0
+    extract(paths, encoders, **options)  # type: ignore[arg-type]  # nothing more is needed
+
+
+def test_room_is_counted_by_file_system(tmp_path: Path) -> None:
+    """Three stores of 24 bytes an image, one of them where nothing is free; regions are certain of nothing."""
+    own = replace(META, boxes=(), grid=(1, 5), name="test:regions")
+    here = [FeatureStore(tmp_path, replace(META, name=name)) for name in ("test:a", "test:b")]
+    there, regions = FeatureStore(Path("/proc"), META), FeatureStore(tmp_path, own)
+    disk, none = rooms([(here[0], 10), (there, 7), (here[1], 5), (regions, 2)])
+    assert disk[:3] == (tmp_path, 15 * 24, 2 * 5 * (12 + 16)) and disk.enough
+    assert none == (Path("/proc"), 7 * 24, 0, 0) and not none.enough
+    assert "0.00 GB and at most 0.00 GB of regions to store in" in str(disk)
+
+
+def test_a_batch_too_large_for_the_gpu_is_one_line(tmp_path: Path) -> None:
+    class Full(Told):
+        def tokens(self, images: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    paths, root = numbered(tmp_path / "a", 2), tmp_path / "root"
+    with pytest.raises(EncoderError, match=r"^48 images a pass of told do not fit .* --batch-size 24 takes") as caught:
+        extract(paths, [Full("told")], root=root, batch_size=48, progress="none")
+    assert "\n" not in str(caught.value)
+    assert torch.OutOfMemoryError in user_errors()
 
 
 @pytest.mark.parametrize("waits", [False, True])

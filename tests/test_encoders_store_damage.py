@@ -417,13 +417,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
             FeatureStore(root, META).write_part([A], torch.ones(1, 2, 3))
 
 
-def test_a_disk_that_is_too_small_is_seen_before_anything_is_computed(tmp_path: Path) -> None:
-    free = shutil.disk_usage(tmp_path).free
-    FeatureStore(tmp_path, META).require_space(min(free, 10**6))
-    with pytest.raises(StoreError, match=r"needs .* GB more, but .* GB are free"):
-        FeatureStore(tmp_path, META).require_space(2 * free)
-
-
 def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     file = tmp_path / ".lock-x"
     imports = "from encoders.durable import WriterLock; from pathlib import Path"
