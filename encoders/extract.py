@@ -11,15 +11,13 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.base import Encoder, FileEncoder
@@ -30,6 +28,7 @@ from encoders.errors import EncoderError, ImageError, StoreError, UndecodableErr
 from encoders.images import Undecodable, find_problems, image_digest, whole_files_only
 from encoders.memory import USUAL, BatchSize
 from encoders.module import tokens_together
+from encoders.part_writer import BatchFeatures, PartWriter
 from encoders.plan import PART_IMAGES, Block, Plan, Shard
 from encoders.space import require_space, rooms
 from encoders.store import FeatureStore
@@ -109,66 +108,6 @@ def extract(
     return {path: digest for path, digest in digests.items() if digest not in work.excluded}
 
 
-class _Writer:
-    """Collects one encoder's features, and knows which images of a block it lacks."""
-
-    def __init__(self, encoder: Encoder, store: FeatureStore, plan: Plan) -> None:
-        self.encoder, self.store = encoder, store
-        self.lacking: set[str] = set()
-        self._plan, self._size = plan, plan.part_size(store)
-        self._writing: Future[Path] | None = None
-        self._empty()
-
-    def add(self, digests: Sequence[str], tokens: Tensor, lengths: NDArray[Any], boxes: Tensor | None = None) -> None:
-        self._digests += digests
-        self._chunks.append(self.store.encode(tokens.reshape(-1, tokens.shape[-1])))
-        self._lengths.append(lengths)
-        if boxes is not None:
-            self._boxes.append(boxes.numpy().astype("<f4"))
-
-    def is_full(self, end: int) -> bool:
-        """Whether a part ends where `end` images of the block are done."""
-        return end % self._size == 0
-
-    def write(self, disk: ThreadPoolExecutor) -> None:
-        """Hands a part over to be written, once the one before is on disk, so that a kill never loses more."""
-        if not self._digests:
-            return
-        self.settle()
-        lengths = np.concatenate(self._lengths).astype("<i4")
-        boxes = np.concatenate(self._boxes) if self._boxes else None
-        digests, chunks = self._digests, self._chunks
-        self._empty()
-        self._writing = disk.submit(
-            self.store.write_encoded, digests, chunks, lengths, boxes=boxes, plan=self._plan.name
-        )
-
-    def settle(self, *, wait: bool = True) -> None:
-        """Raises what a write failed of, as soon as that is known."""
-        if self._writing is not None and (wait or self._writing.done()):
-            self._writing.result()
-            self._writing = None
-
-    def _empty(self) -> None:
-        self._digests: list[str] = []
-        self._chunks: list[NDArray[Any]] = []
-        self._lengths: list[NDArray[Any]] = []
-        self._boxes: list[NDArray[np.float32]] = []
-
-
-class _Features(NamedTuple):
-    """What one encoder gave for the images of a batch; on a GPU it may still be computing."""
-
-    writer: _Writer
-    digests: Sequence[str]
-    tokens: Arriving
-    lengths: NDArray[Any]
-    boxes: Tensor | None = None
-
-    def collect(self) -> None:
-        self.writer.add(self.digests, self.tokens.wait(), self.lengths, self.boxes)
-
-
 class _Extraction:
     """One process's work on a plan.
 
@@ -193,7 +132,7 @@ class _Extraction:
         self.problems: dict[str, str] = {}
         self.excluded = excluded
         self._plan, self._files, self._record, self._undecodable = plan, files, record, undecodable
-        self._writers = [_Writer(*pair, plan) for pair in zip(encoders, stores, strict=True)]
+        self._writers = [PartWriter(*pair, plan) for pair in zip(encoders, stores, strict=True)]
         self._locks: dict[int, list[WriterLock]] = {}
 
     def jobs(self, blocks: Sequence[Block]) -> list[Job]:
@@ -242,7 +181,9 @@ class _Extraction:
             _release([lock for locks in self._locks.values() for lock in locks])
         self._finish(written=True)
 
-    def _computed(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[tuple[Decoded, Sequence[_Features]]]:
+    def _computed(
+        self, jobs: Sequence[Job], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Decoded, Sequence[BatchFeatures]]]:
         """Each batch with its features, which a GPU may still be computing."""
         block: Block | None = None
         try:
@@ -297,10 +238,10 @@ class _Extraction:
         self._record.record(digest, path, why.removeprefix(f"{path}: "))
         self.excluded.add(digest)
 
-    def _compute(self, batch: Decoded) -> list[_Features]:
+    def _compute(self, batch: Decoded) -> list[BatchFeatures]:
         """Features of the images that each encoder lacks; encoders that lack the same share a pass."""
-        computed: list[_Features] = []
-        together: dict[tuple[Any, tuple[int, ...]], list[_Writer]] = {}
+        computed: list[BatchFeatures] = []
+        together: dict[tuple[Any, tuple[int, ...]], list[PartWriter]] = {}
         for position in batch.job.block.stores:
             writer = self._writers[position]
             rows = tuple(row for row, digest in enumerate(batch.digests) if digest in writer.lacking)
@@ -310,7 +251,7 @@ class _Extraction:
                 digests = [batch.digests[row] for row in rows]
                 found = writer.encoder.rows([self._files[digest] for digest in digests])
                 rows_of = Arriving(found.tokens, None)
-                computed.append(_Features(writer, digests, rows_of, found.lengths.numpy(), found.boxes))
+                computed.append(BatchFeatures(writer, digests, rows_of, found.lengths.numpy(), found.boxes))
             else:
                 together.setdefault((writer.encoder.preprocess, rows), []).append(writer)
         for (preprocess, rows), writers in together.items():
@@ -320,7 +261,7 @@ class _Extraction:
             tokens = tokens_together([writer.encoder for writer in writers], chosen)
             for writer, own in zip(writers, tokens, strict=True):
                 lengths = np.full(len(rows), own.shape[1])
-                computed.append(_Features(writer, digests, start_to_memory(own), lengths))
+                computed.append(BatchFeatures(writer, digests, start_to_memory(own), lengths))
         return computed
 
     def _write(self, job: Job, disk: ThreadPoolExecutor) -> None:
