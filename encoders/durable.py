@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,13 +26,17 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 PATIENCE = 1.0
 
 
+class HeldError(StoreError):
+    """A lock that another process holds."""
+
+
 def write_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file that is complete and durable once it is seen under its name.
 
     Raises:
         OSError: the disk refuses; nothing is left behind.
     """
-    temporary = target.parent / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+    temporary = target.parent / f"{TEMPORARY}{_place()}-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         with temporary.open("xb") as handle:
             write(handle)
@@ -50,14 +56,17 @@ def write_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
 def sweep(folder: Path) -> int:
     """Removes what killed processes left, and returns how many files that were.
 
-    Files of living processes stay, and temporary files of other machines, whose processes cannot be seen.
+    Files of living processes stay, temporary files of other machines and containers, whose processes cannot be seen,
+    and what another user may alone remove.
     """
     removed = 0
+    own = re.compile(f"{re.escape(f'{TEMPORARY}{_place()}')}-([0-9]{{1,9}})-[0-9a-f]+")
     for file in folder.glob(f"{TEMPORARY}*"):
-        host, _, rest = file.name.removeprefix(TEMPORARY).rpartition("-")[0].rpartition("-")
-        if host == socket.gethostname() and rest.isdigit() and not _alive(int(rest)):
-            file.unlink(missing_ok=True)
-            removed += 1
+        found = own.fullmatch(file.name)
+        if found is not None and not _alive(int(found[1])):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+                removed += 1
     for file in folder.glob(f"{LOCK}*"):
         lock = WriterLock(file)
         try:
@@ -83,40 +92,51 @@ class WriterLock:
             patience: seconds to try for; whoever sweeps the folder holds a lock for an instant.
 
         Raises:
-            StoreError: another process holds it; the message says which.
+            HeldError: another process holds it; the message says which.
+            StoreError: the folder cannot be written, or the file is another user's.
         """
         deadline = time.monotonic() + patience
-        while self._handle is None:
-            handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(handle, 200).decode(errors="replace") or "another process"
-                os.close(handle)
-                if time.monotonic() < deadline:
-                    time.sleep(0.02 if patience <= PATIENCE else 0.5)
-                    continue
-                raise StoreError(
+        while (owner := self._take()) is not None:
+            if time.monotonic() >= deadline:
+                raise HeldError(
                     f"{self.file.parent} is being extended by {owner} with the same images: "
                     "wait for it, or give each process its own --shard"
-                ) from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    os.close(handle)
-                    raise
-            if not _is_file(handle, self.file):  # its holder removed it between our opening and our locking
-                os.close(handle)
-                continue
-            self._handle = handle
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                )
+            time.sleep(0.02 if patience <= PATIENCE else 0.5)
 
     def release(self) -> None:
         """Gives the lock back, and removes its file first, so that nobody waits at a removed one."""
         if self._handle is not None:
-            self.file.unlink(missing_ok=True)
+            with suppress(OSError):  # then it is swept away another time
+                self.file.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = None
+
+    def _take(self) -> str | None:
+        """Takes the lock, or says who holds it."""
+        try:
+            while self._handle is None:
+                with ExitStack() as undo:
+                    handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+                    undo.callback(os.close, handle)
+                    try:
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        return os.read(handle, 200).decode(errors="replace") or "another process"
+                    except OSError as error:
+                        if error.errno not in NO_LOCKS:
+                            raise
+                    if _is_file(handle, self.file):  # else its holder removed it between our opening and our locking
+                        undo.callback(self.file.unlink, missing_ok=True)
+                        os.ftruncate(handle, 0)
+                        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                        undo.pop_all()
+                        self._handle = handle
+        except OSError as error:
+            theirs = error.errno == errno.EACCES and self.file.exists()
+            hint = "; it is another user's: remove it if they extract nothing now" if theirs else ""
+            raise StoreError(f"cannot write {self.file}: {error.strerror}{hint}") from error
+        return None
 
 
 def _is_file(handle: int, file: Path) -> bool:
@@ -124,6 +144,15 @@ def _is_file(handle: int, file: Path) -> bool:
         return os.path.samestat(os.fstat(handle), file.stat())
     except FileNotFoundError:
         return False
+
+
+def _place() -> str:
+    """Where a process's number is its own: containers may have a host's name in common, and count anew."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0
+    return f"{socket.gethostname()}-{namespace}"
 
 
 def _alive(pid: int) -> bool:

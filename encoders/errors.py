@@ -30,7 +30,8 @@ class ImageError(ValueError):
 
     def __init__(self, problems: dict[str, str], *, shown: int = 8) -> None:
         listed = [f"{path} ({why})" for path, why in problems.items()]
-        more = f"; and {len(listed) - shown} more" if len(listed) > shown else ""
+        rest = f"; and {len(listed) - shown} more: python -m tasks.check DATASET FOLDER --exclude FILE writes them all"
+        more = rest if len(listed) > shown else ""
         count = f"{len(listed)} images" if len(listed) != 1 else "1 image"
         super().__init__(f"{count} cannot be read: {'; '.join(listed[:shown])}{more}")
         self.problems = problems

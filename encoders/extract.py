@@ -11,24 +11,26 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+import torch
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.base import Encoder, FileEncoder
 from encoders.decoding import Decoded, Job, decoded
-from encoders.durable import LOCK, WriterLock, sweep
-from encoders.errors import ImageError, StoreError, UndecodableError
-from encoders.images import Undecodable, digest_all, find_problems, image_digest, whole_files_only
+from encoders.digests import digest_all
+from encoders.durable import LOCK, HeldError, WriterLock, sweep
+from encoders.errors import EncoderError, ImageError, StoreError, UndecodableError
+from encoders.images import Undecodable, find_problems, image_digest, whole_files_only
 from encoders.memory import USUAL, BatchSize
 from encoders.module import tokens_together
+from encoders.part_writer import BatchFeatures, PartWriter
 from encoders.plan import PART_IMAGES, Block, Plan, Shard
+from encoders.space import require_space, rooms
 from encoders.store import FeatureStore
 from encoders.transfer import Arriving, batches_behind, delayed, place_of, start_to_memory
 
@@ -50,6 +52,7 @@ def extract(
     undecodable: Literal["refuse", "exclude"] = "refuse",
     part_images: int = PART_IMAGES,
     waits: bool = False,
+    digest_cache: Path | None = None,
 ) -> dict[Path, str]:
     """Makes sure that the features of all images by all encoders are stored under `root`.
 
@@ -57,13 +60,14 @@ def extract(
         images: files; those of equal bytes share one entry.
         encoders: two with one fingerprint share one store; each view of an encoder has its own.
         batch_size: images a forward pass; or what tells it, called once with the encoders that lack features.
-        progress: a bar with rate and time left on standard error, or none; nothing is shown when nothing is
-            to do.
+        progress: on standard error what there is to store and room for, and a bar with rate and time left, or
+            none; nothing is shown when nothing is to do.
         workers: decoding threads; by default one a core, at most 8.
         shard: the share of this process, where several divide the work.
         undecodable: refuse images that cannot be decoded, or leave them out and put them on record under `root`.
         part_images: images a part, at most.
         waits: for another process that is extending a store with the same images, rather than to refuse that.
+        digest_cache: a folder that remembers the digests of files that stay as they are; else every file is read.
 
     Returns:
         Each file's digest, the key of its features; files that were left out are absent.
@@ -72,24 +76,29 @@ def extract(
         ImageError: files are missing, no images, or cut short; all are named. Files that are plainly broken
             are found before anything is computed. Where damage shows only in decoding, the others' features
             are still stored.
-        StoreError: a store is torn, altered, cannot be written, or is being written by another process.
+        StoreError: a store is torn, altered, cannot be written, or is being written by another process; or the disk
+            has no room for what all processes together are to store.
+        EncoderError: the batch does not fit the GPU's memory.
     """
     workers = workers or min(8, os.cpu_count() or 1)
     distinct = {each.fingerprint: each for one in encoders for each in _views(one)}
     with whole_files_only(), ThreadPoolExecutor(workers) as pool:
-        digests = digest_all(images, pool)
+        share = shard.index, shard.count
+        digests = digest_all(images, pool, cache=digest_cache, share=share, progress=progress)
         files = {digest: path for path, digest in reversed(digests.items())}
         stores = [FeatureStore(root, encoder) for encoder in distinct.values()]
-        every = list(dict.fromkeys(digests.values()))
+        every, record = list(dict.fromkeys(digests.values())), Undecodable(root)
+        excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set[str]()
+        missing = [set(store.missing(every)) - excluded for store in stores]
+        label = " ".join(dict.fromkeys(encoder.alias for encoder in encoders))
+        _look_at_space(stores, missing, label=label, progress=progress)
         if not isinstance(batch_size, int):
-            pairs = zip(distinct.values(), stores, strict=True)
-            batch_size = batch_size([encoder for encoder, store in pairs if store.missing(every)])
+            batch_size = batch_size([e for e, lacking in zip(distinct.values(), missing, strict=True) if lacking])
         plan = Plan.of(every, stores, batch_size=batch_size, part_images=part_images, shard=shard)
-        work = _Extraction(plan, list(distinct.values()), stores, files, Undecodable(root), undecodable, waits=waits)
+        work = _Extraction(plan, list(distinct.values()), stores, files, record, undecodable, excluded, waits=waits)
         jobs = work.jobs(plan.blocks)
         work.look_ahead(find_problems([files[d] for job in jobs if job.preprocesses for d in job.digests], pool))
         jobs = work.jobs(plan.blocks)
-        label = " ".join(dict.fromkeys(encoder.alias for encoder in encoders))
         total = sum(len(job.digests) for job in jobs)
         with tqdm(total=total, unit="img", desc=f"features {label}", disable=progress == "none" or not total) as bar:
             for batch in work.run(jobs, pool):
@@ -99,72 +108,12 @@ def extract(
     return {path: digest for path, digest in digests.items() if digest not in work.excluded}
 
 
-class _Writer:
-    """Collects one encoder's features, and knows which images of a block it lacks."""
-
-    def __init__(self, encoder: Encoder, store: FeatureStore, plan: Plan) -> None:
-        self.encoder, self.store = encoder, store
-        self.lacking: set[str] = set()
-        self._plan, self._size = plan, plan.part_size(store)
-        self._writing: Future[Path] | None = None
-        self._empty()
-
-    def add(self, digests: Sequence[str], tokens: Tensor, lengths: NDArray[Any], boxes: Tensor | None = None) -> None:
-        self._digests += digests
-        self._chunks.append(self.store.encode(tokens.reshape(-1, tokens.shape[-1])))
-        self._lengths.append(lengths)
-        if boxes is not None:
-            self._boxes.append(boxes.numpy().astype("<f4"))
-
-    def is_full(self, end: int) -> bool:
-        """Whether a part ends where `end` images of the block are done."""
-        return end % self._size == 0
-
-    def write(self, disk: ThreadPoolExecutor) -> None:
-        """Hands a part over to be written, once the one before is on disk, so that a kill never loses more."""
-        if not self._digests:
-            return
-        self.settle()
-        lengths = np.concatenate(self._lengths).astype("<i4")
-        boxes = np.concatenate(self._boxes) if self._boxes else None
-        digests, chunks = self._digests, self._chunks
-        self._empty()
-        self._writing = disk.submit(
-            self.store.write_encoded, digests, chunks, lengths, boxes=boxes, plan=self._plan.name
-        )
-
-    def settle(self, *, wait: bool = True) -> None:
-        """Raises what a write failed of, as soon as that is known."""
-        if self._writing is not None and (wait or self._writing.done()):
-            self._writing.result()
-            self._writing = None
-
-    def _empty(self) -> None:
-        self._digests: list[str] = []
-        self._chunks: list[NDArray[Any]] = []
-        self._lengths: list[NDArray[Any]] = []
-        self._boxes: list[NDArray[np.float32]] = []
-
-
-class _Features(NamedTuple):
-    """What one encoder gave for the images of a batch; on a GPU it may still be computing."""
-
-    writer: _Writer
-    digests: Sequence[str]
-    tokens: Arriving
-    lengths: NDArray[Any]
-    boxes: Tensor | None = None
-
-    def collect(self) -> None:
-        self.writer.add(self.digests, self.tokens.wait(), self.lengths, self.boxes)
-
-
 class _Extraction:
     """One process's work on a plan.
 
     Attributes:
         problems: path -> why its features could not be computed.
-        excluded: digests that are on record as undecodable, where they are to be left out.
+        excluded: digests that are left out, as they are on record as undecodable.
     """
 
     def __init__(
@@ -175,14 +124,15 @@ class _Extraction:
         files: Mapping[str, Path],
         record: Undecodable,
         undecodable: Literal["refuse", "exclude"],
+        excluded: set[str],
         *,
         waits: bool,
     ) -> None:
         self._waits, self._place = waits, place_of(encoders)
         self.problems: dict[str, str] = {}
-        self.excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set()
+        self.excluded = excluded
         self._plan, self._files, self._record, self._undecodable = plan, files, record, undecodable
-        self._writers = [_Writer(*pair, plan) for pair in zip(encoders, stores, strict=True)]
+        self._writers = [PartWriter(*pair, plan) for pair in zip(encoders, stores, strict=True)]
         self._locks: dict[int, list[WriterLock]] = {}
 
     def jobs(self, blocks: Sequence[Block]) -> list[Job]:
@@ -214,7 +164,8 @@ class _Extraction:
         if not jobs:
             self._finish(written=False)
             return
-        self._prepare(jobs)
+        for position in sorted({position for job in jobs for position in job.block.stores}):
+            self._writers[position].store.prepare()
         disk = ThreadPoolExecutor(1)
         try:
             for batch, found in delayed(self._computed(jobs, pool), by=batches_behind(self._place)):
@@ -230,26 +181,24 @@ class _Extraction:
             _release([lock for locks in self._locks.values() for lock in locks])
         self._finish(written=True)
 
-    def _computed(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[tuple[Decoded, Sequence[_Features]]]:
+    def _computed(
+        self, jobs: Sequence[Job], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Decoded, Sequence[BatchFeatures]]]:
         """Each batch with its features, which a GPU may still be computing."""
         block: Block | None = None
-        for batch in decoded(jobs, self._files, pool, place=self._place):
-            if batch.job.block is not block:
-                block = batch.job.block
-                self._begin(block)
-            self._note(batch)
-            yield batch, self._compute(batch)
-
-    def _prepare(self, jobs: Sequence[Job]) -> None:
-        needed: dict[int, set[str]] = {}
-        for job in jobs:
-            for position in job.block.stores:
-                needed.setdefault(position, set()).update(job.digests)
-        for position, digests in needed.items():
-            store = self._writers[position].store
-            lacking = len(store.missing(list(digests)))
-            store.require_space(lacking * store.bytes_per_image if store.meta.boxes else 0)
-            store.prepare()
+        try:
+            for batch in decoded(jobs, self._files, pool, place=self._place):
+                if batch.job.block is not block:
+                    block = batch.job.block
+                    self._begin(block)
+                self._note(batch)
+                yield batch, self._compute(batch)
+        except torch.OutOfMemoryError as error:
+            size, names = self._plan.batch_size, ", ".join(writer.encoder.alias for writer in self._writers)
+            raise EncoderError(
+                f"{size} images a pass of {names} do not fit the GPU's memory: python -m experiments.extract"
+                f" --batch-size {max(1, size // 2)} takes half as many; what is complete is kept"
+            ) from error
 
     def _begin(self, block: Block) -> None:
         """Takes the block, and sees what is still lacking: another process may have completed it meanwhile.
@@ -271,7 +220,7 @@ class _Extraction:
     def _acquire(self, lock: WriterLock) -> None:
         try:
             lock.acquire()
-        except StoreError as error:
+        except HeldError as error:
             if not self._waits:
                 raise
             tqdm.write(str(error).partition(": wait for it")[0] + ": waiting for it", file=sys.stderr)
@@ -289,10 +238,10 @@ class _Extraction:
         self._record.record(digest, path, why.removeprefix(f"{path}: "))
         self.excluded.add(digest)
 
-    def _compute(self, batch: Decoded) -> list[_Features]:
+    def _compute(self, batch: Decoded) -> list[BatchFeatures]:
         """Features of the images that each encoder lacks; encoders that lack the same share a pass."""
-        computed: list[_Features] = []
-        together: dict[tuple[Any, tuple[int, ...]], list[_Writer]] = {}
+        computed: list[BatchFeatures] = []
+        together: dict[tuple[Any, tuple[int, ...]], list[PartWriter]] = {}
         for position in batch.job.block.stores:
             writer = self._writers[position]
             rows = tuple(row for row, digest in enumerate(batch.digests) if digest in writer.lacking)
@@ -302,7 +251,7 @@ class _Extraction:
                 digests = [batch.digests[row] for row in rows]
                 found = writer.encoder.rows([self._files[digest] for digest in digests])
                 rows_of = Arriving(found.tokens, None)
-                computed.append(_Features(writer, digests, rows_of, found.lengths.numpy(), found.boxes))
+                computed.append(BatchFeatures(writer, digests, rows_of, found.lengths.numpy(), found.boxes))
             else:
                 together.setdefault((writer.encoder.preprocess, rows), []).append(writer)
         for (preprocess, rows), writers in together.items():
@@ -312,7 +261,7 @@ class _Extraction:
             tokens = tokens_together([writer.encoder for writer in writers], chosen)
             for writer, own in zip(writers, tokens, strict=True):
                 lengths = np.full(len(rows), own.shape[1])
-                computed.append(_Features(writer, digests, start_to_memory(own), lengths))
+                computed.append(BatchFeatures(writer, digests, start_to_memory(own), lengths))
         return computed
 
     def _write(self, job: Job, disk: ThreadPoolExecutor) -> None:
@@ -335,6 +284,17 @@ class _Extraction:
             except (StoreError, OSError) as error:
                 if written:
                     raise StoreError(f"cannot write the feature store {store.folder}: {error}") from error
+
+
+def _look_at_space(
+    stores: Sequence[FeatureStore], missing: Sequence[set[str]], *, label: str, progress: Literal["bar", "none"]
+) -> None:
+    """Says what all processes together are to store, and refuses what the disk has no room for. Raises StoreError."""
+    found = rooms([(store, len(lacking)) for store, lacking in zip(stores, missing, strict=True) if lacking])
+    require_space(found)
+    if progress == "bar":
+        for room in found:
+            tqdm.write(f"features {label}: {len(set[str]().union(*missing)):,} images, {room}", file=sys.stderr)
 
 
 def _release(locks: Sequence[WriterLock]) -> None:

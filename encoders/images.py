@@ -47,24 +47,6 @@ def image_digest(path: Path) -> str:
         raise ImageError({str(path): _reason(error)}) from error
 
 
-def digest_all(paths: Sequence[Path], pool: Executor) -> dict[Path, str]:
-    """The digests of many files, in order.
-
-    Raises:
-        ImageError: some cannot be read; it names them all.
-    """
-    distinct = list(dict.fromkeys(paths))
-    digests, problems = {}, {}
-    for path, digest in zip(distinct, in_turn(pool, _digest_or_error, distinct), strict=True):
-        if isinstance(digest, ImageError):
-            problems.update(digest.problems)
-        else:
-            digests[path] = digest
-    if problems:
-        raise ImageError(problems)
-    return digests
-
-
 def find_problems(paths: Sequence[Path], pool: Executor) -> dict[Path, str]:
     """Finds files that are no images, or cut short, before any time is spent on encoding.
 
@@ -140,13 +122,6 @@ def whole_files_only() -> Iterator[None]:
         yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
-def _digest_or_error(path: Path) -> str | ImageError:
-    try:
-        return image_digest(path)
-    except ImageError as error:
-        return error
 
 
 def in_turn(pool: Executor, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

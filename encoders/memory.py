@@ -2,14 +2,15 @@
 
 Handed the encoders of an extraction; hands on a number of images, judged by a pass of a few. On a GPU torch counts the
 bytes, and what waits beside it, in pinned memory, must fit as well; on a processor the process's growth is read from
-Linux, and elsewhere the usual size is taken.
+Linux, and elsewhere the usual size is taken. Free is what the machine has and the control groups allow, shared by the
+processes of a launch.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -27,6 +28,9 @@ PROBE = 8
 SHARE = 0.5
 """Of the free memory, what a pass may take; the rest is for parts on their way to the disk, and for others."""
 STATUS, AVAILABLE = Path("/proc/self/status"), Path("/proc/meminfo")
+GROUPS, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+LOCAL = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE")
+"""Where torch's launcher, or some MPI, says how many of the processes it started are on this machine."""
 
 
 def fitting_batch(encoders: Sequence[Encoder], *, device: str = "cpu", room: int | None = None) -> int:
@@ -47,7 +51,7 @@ def fitting_batch(encoders: Sequence[Encoder], *, device: str = "cpu", room: int
         fitting = _fitting(room, each + waiting_bytes(own))
     else:
         memory = free_bytes("cpu")
-        beside = largest if memory is None else _fitting(memory, waiting_bytes(own))
+        beside = largest if memory is None else _fitting(memory, waiting_bytes(own, pinned=True))
         fitting = min(_fitting(room, each), beside)
     return max(1, min(largest, 1 << max(0, fitting.bit_length() - 1)))
 
@@ -56,15 +60,22 @@ def _fitting(room: int, each: float) -> int:
     return int(SHARE * room / max(1.0, each))
 
 
-def waiting_bytes(encoders: Sequence[Encoder]) -> int:
+def waiting_bytes(encoders: Sequence[Encoder], *, pinned: bool = False) -> int:
     """What an image takes in memory outside the passes: decoded, in float32; and beside a GPU its features, as they
-    are stored, until they are looked at."""
+    are stored, until they are looked at.
+
+    Args:
+        pinned: each batch is a block of pinned memory, of which torch takes powers of two bytes; a batch is a power of
+            two images, so that each image's share is rounded just so.
+    """
     place = place_of(encoders)
     behind = batches_behind(place)
     sizes = [preprocess.output for preprocess in dict.fromkeys(encoder.preprocess for encoder in encoders)]
-    pixels = sum(4 * 3 * height * width for height, width in sizes)
+    pixels = [4 * 3 * height * width for height, width in sizes]
     values = [one.num_tokens * one.width * PRECISIONS.get(one.dtype, torch.float32).itemsize for one in encoders]
-    return (batches_ahead(place) + behind) * pixels + (behind + 1 if behind else 0) * sum(values)
+    if pinned:
+        pixels, values = ([1 << (size - 1).bit_length() for size in column] for column in (pixels, values))
+    return (batches_ahead(place) + behind) * sum(pixels) + (behind + 1 if behind else 0) * sum(values)
 
 
 def pass_bytes(encoder: Encoder, *, device: str = "cpu") -> int:
@@ -90,7 +101,42 @@ def free_bytes(device: str) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0]) + unused
     if torch.device(device).type != "cpu" or not AVAILABLE.exists():
         return None
-    return 1024 * _kibibytes(AVAILABLE, "MemAvailable")
+    return min([1024 * _kibibytes(AVAILABLE, "MemAvailable"), *group_rooms()]) // local_processes()
+
+
+def local_processes() -> int:
+    """How many processes of this process's launch are on its machine, and share its memory and its cores."""
+    told = [int(os.environ[name]) for name in LOCAL if os.environ.get(name, "").isdigit()]
+    return max([1, *told])
+
+
+def group_rooms(groups: Path = GROUPS, mount: Path = MOUNT) -> list[int]:
+    """Bytes that are left of each limit on the process's control groups and those around them, as SLURM and containers
+    set them; none where there is no limit. A file's pages count as used there, but are given up for others.
+
+    Args:
+        groups: which groups the process is in.
+        mount: where the groups are seen: version 2 there, version 1 in its folder `memory`.
+    """
+    found: list[int] = []
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, limit, used, kept = mount, "memory.max", "memory.current", ("inactive_file", "active_file")
+        elif "memory" in controllers.split(","):
+            top, limit, used = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            kept = ("total_inactive_file", "total_active_file")
+        else:
+            continue
+        own = top / path.lstrip("/")
+        for group in (own, *own.parents):
+            if group.is_relative_to(top):
+                with suppress(OSError, ValueError):  # no such file in the root group, no number where it is "max"
+                    room = int((group / limit).read_text()) - int((group / used).read_text())
+                    stat = (group / "memory.stat").read_text().split()
+                    pages = dict(zip(stat[::2], stat[1::2], strict=True))
+                    found.append(max(0, room + sum(int(pages.get(name, 0)) for name in kept)))
+    return found
 
 
 @contextmanager

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 
 from encoders.errors import StoreError
 from encoders.index import ABSENT, INDEX, DigestTable, Index, IndexedPart, read_index, write_index
+from encoders.open_parts import OpenParts
 from encoders.parts import Part, digest_rows
 from encoders.tensor_file import REPAIR
 
 
 class PartList:
     """The parts of a folder. Those that the index covers are opened when they are first read.
+
+    Attributes:
+        opened: those that are open.
 
     Raises:
         StoreError: a part is torn, or its table altered.
@@ -29,8 +33,9 @@ class PartList:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._listed: list[IndexedPart] = []
-        self._parts: list[Part | None] = []
-        sizes, index = part_sizes(folder), read_index(folder)
+        self.opened = OpenParts(folder)
+        index = read_index(folder)  # before the folder is listed: what it names was complete by then
+        sizes = part_sizes(folder)
         if index is None or not {part.name for part in index.parts} <= set(sizes):
             index = Index([], DigestTable.of([]))
         for part in index.parts:
@@ -38,7 +43,6 @@ class PartList:
                 file = folder / part.name
                 raise StoreError(f"{file} is torn: it has {sizes[part.name]} bytes instead of {part.size}; {REPAIR}")
             self._listed.append(part)
-            self._parts.append(None)
         self._num_indexed, self._indexed, self._others = len(self._listed), index.table, DigestTable.of([])
         self._take_up(sizes)
 
@@ -87,12 +91,9 @@ class PartList:
         Raises:
             StoreError: it is torn or altered.
         """
-        if not 0 <= number < len(self._parts):
+        if not 0 <= number < len(self._listed):
             raise StoreError(f"{self.folder / INDEX} is altered: it names a part that it does not list; {REPAIR}")
-        part = self._parts[number]
-        if part is None:
-            part = self._parts[number] = Part(self.folder / self._listed[number].name)
-        return part
+        return self.opened.get(self._listed[number].name)
 
     def parts(self) -> Iterable[Part]:
         """All parts, opened one after the other."""
@@ -112,7 +113,6 @@ class PartList:
             places[:, 0] = renumbered[places[:, 0]]
             self._indexed = DigestTable.sorted(np.concatenate([table.digests for table in both]), places)
             self._listed = [self._listed[number] for number in order]
-            self._parts = [self._parts[number] for number in order]
             self._num_indexed, self._others = len(order), DigestTable.of([])
             write_index(self.folder, Index(self._listed, self._indexed))
             self.refresh()  # another process may have completed a part, or replaced our index by an older one
@@ -126,8 +126,7 @@ class PartList:
         Raises:
             StoreError: it is torn or altered.
         """
-        covered = [(number, self.part(number).digests) for number in range(self._num_indexed)]
-        again = DigestTable.of(covered)
+        again = self._table_of(range(self._num_indexed))
         names = DigestTable._fields
         same = all(np.array_equal(getattr(again, name), getattr(self._indexed, name)) for name in names)
         if not same or ((self.folder / INDEX).exists() and read_index(self.folder) is None):
@@ -137,12 +136,13 @@ class PartList:
         known = {part.name for part in self._listed}
         fresh = sorted(set(sizes) - known)
         for name in fresh:
-            part = Part(self.folder / name)
-            self._listed.append(IndexedPart(name, sizes[name], part.plan))
-            self._parts.append(part)
+            self._listed.append(IndexedPart(name, sizes[name], self.opened.get(name).plan))
         if fresh:
-            unindexed = range(self._num_indexed, self.num_parts)
-            self._others = DigestTable.of([(number, self.part(number).digests) for number in unindexed])
+            self._others = self._table_of(range(self._num_indexed, self.num_parts))
+
+    def _table_of(self, numbers: Iterable[int]) -> DigestTable:
+        """Made of the parts themselves, of which no more need be open than one."""
+        return DigestTable.of([(number, self.part(number).digests.copy()) for number in numbers])
 
 
 def part_sizes(folder: Path) -> dict[str, int]:

@@ -36,6 +36,8 @@ class Part:
     Attributes:
         count: images in the part.
         plan: which plan of an extraction it belongs to; empty for none.
+        checksum: of its table.
+        used: when it was last asked for, in turns.
         checked: for each image the digest under which it was found intact, in hex; None where it was not looked at yet.
 
     Raises:
@@ -54,10 +56,11 @@ class Part:
         self.digests: NDArray[np.uint8] = self._tensors.array("digests")
         self.lengths: NDArray[np.int32] = self._tensors.array("lengths")
         self._checksums = self._tensors.array("checksums")
-        described = _table_checksum(self.kind, self.width, self.digests, self.lengths, self._checksums)
-        if described != metadata.get("sha256") or int(self.lengths.sum(dtype=np.int64)) != self._rows:
+        self.checksum = _table_checksum(self.kind, self.width, self.digests, self.lengths, self._checksums)
+        if self.checksum != metadata.get("sha256") or int(self.lengths.sum(dtype=np.int64)) != self._rows:
             raise StoreError(f"{file} is altered: its checksum does not fit its table; {REPAIR}")
         self.checked: list[str | None] = [None] * self.count
+        self.used = 0
 
     @cached_property
     def tokens(self) -> NDArray[Any]:
@@ -110,7 +113,7 @@ class Part:
         """
         for row in range(self.count):
             self.check(row, self.digests[row])
-        if self.file.name != part_name(self._tensors.metadata["sha256"]):
+        if self.file.name != part_name(self.checksum):
             raise StoreError(f"{self.file} is altered: its name does not fit its content; {REPAIR}")
 
 

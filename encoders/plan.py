@@ -24,7 +24,11 @@ PART_IMAGES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The share of one of several processes: every `count`-th lot of images, from the `index`-th on."""
+    """The share of one of several processes: every `count`-th lot of images, from the `index`-th on.
+
+    A lot is a whole block. Processes that are not given the same batch size must be given sizes that divide
+    `PART_IMAGES`: their lots are the same then, so that every image is in one's share.
+    """
 
     index: int = 0
     count: int = 1
@@ -90,7 +94,7 @@ class Plan:
         while 2 * size <= part_images:
             size *= 2
         name = hashlib.sha256("\n".join([str(batch_size), str(size), *digests]).encode()).hexdigest()[:16]
-        own = shard.of(digests, lot=part_images)
+        own = shard.of(digests, lot=size)
         lacking = [~store.part_list.stored_outside(name, own) for store in stores]
         groups: dict[tuple[int, ...], list[str]] = {}
         for digest, flags in zip(own, zip(*lacking, strict=True), strict=True):

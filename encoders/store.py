@@ -8,7 +8,6 @@ are another folder. Reading memory-maps the parts.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -218,26 +217,20 @@ class FeatureStore:
             raise StoreError(f"cannot write the feature store {self.folder}: {error}") from error
         self.meta.check(self.folder / META)
 
-    def require_space(self, num_bytes: int) -> None:
-        """Refuses what the disk has no room for, before anything is computed.
-
-        Raises:
-            StoreError: fewer bytes are free.
-        """
-        standing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        free = shutil.disk_usage(standing).free
-        if num_bytes > free:
-            wanted, left = (f"{count / 1e9:.2f} GB" for count in (num_bytes, free))
-            raise StoreError(f"{self.folder} needs {wanted} more, but {left} are free: pool the tokens, or free some")
-
     def siblings(self) -> list[tuple[Path, str]]:
-        """Stores of an encoder of the same name, and in what they differ: other weights, or other settings."""
+        """Stores of an encoder of the same name, and what is to be said of each: in what it differs, or is damaged."""
         found = []
-        for folder in sorted(self.folder.parent.glob(f"{self.folder.name[:-16]}*")):
-            if folder.name != self.folder.name and (folder / META).exists():
+        for folder in sorted(self.folder.parent.glob(self.folder.name[:-16] + "[0-9a-f]" * 16)):
+            if folder.name == self.folder.name or not (folder / META).exists():
+                continue
+            try:
                 other = StoreMeta.read(folder / META)
-                if other.name == self.meta.name:
-                    found.append((folder, ", ".join(self.meta.differences(other)) or "weights, layer or pooling"))
+            except StoreError as error:
+                found.append((folder, str(error)))
+                continue
+            if other.name == self.meta.name:
+                differing = ", ".join(self.meta.differences(other)) or "weights, layer or pooling"
+                found.append((folder, f"{folder} has other {differing}"))
         return found
 
     def verify(self) -> int:

@@ -7,11 +7,14 @@ bytes, so reading is one mapping and writing is a few `write`s. Nothing is ever 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import math
-import resource
+import mmap
+import os
 import struct
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,6 +28,10 @@ NUMPY = {"F16": "<f2", "F32": "<f4", "BF16": "<u2", "U64": "<u8", "I32": "<i4", 
 """Name of a type in the format -> numpy's (numpy has no bfloat16: its bits)."""
 MAX_HEADER = 1 << 27
 ALIGNMENT = 64
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_int64)
+LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Tensor(NamedTuple):
@@ -78,29 +85,29 @@ class TensorFile:
         return flat.view(NUMPY[kind]).reshape(shape)
 
 
+class _Mapping:
+    """A file's pages, read-only, given back with the last array of them; `mmap.mmap` would hold the file open."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        address = LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        if address == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        weakref.finalize(self, LIBC.munmap, address, size).atexit = False
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, True), "version": 3}
+
+
 def _mapped(file: Path) -> NDArray[np.uint8]:
-    """A file's bytes. Each mapping holds a file open, and a store of a million images has thousands of parts."""
+    """A file's bytes."""
     try:
-        if not file.stat().st_size:
-            return np.empty(0, np.uint8)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return np.asarray(np.memmap(file, mode="r", dtype=np.uint8))
-        except OSError as error:
-            if error.errno != errno.EMFILE or not _more_files():
-                raise
-            return np.asarray(np.memmap(file, mode="r", dtype=np.uint8))
+            size = os.fstat(descriptor).st_size
+            return np.asarray(_Mapping(descriptor, size)) if size else np.empty(0, np.uint8)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         hint = "; allow more open files with ulimit -n" if error.errno == errno.EMFILE else ""
         raise UnreadableError(f"cannot read {file}: {error}{hint}") from error
-
-
-def _more_files() -> bool:
-    """Raises the number of files that this process may hold open as far as it may; whether that was possible."""
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if now >= most and most != resource.RLIM_INFINITY:
-        return False
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most if most != resource.RLIM_INFINITY else 1 << 20, most))
-    return True
 
 
 REPAIR = "run python -m encoders.features repair on its folder, then extract again"

@@ -6,6 +6,7 @@ the features of any examples as `fusion` wants them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from typing import Literal
 import torch
 
 from encoders.base import Encoder
+from encoders.errors import StoreError
 from encoders.extract import Shard, extract
 from encoders.images import Undecodable
 from encoders.memory import USUAL, BatchSize
@@ -31,6 +33,10 @@ from tasks.run_splits import check_answered, check_apart, compare_with_train
 Part = Literal["train", "select", "test"]
 PARTS: tuple[Part, ...] = ("train", "select", "test")
 SHOWN = 12
+DIGESTS = "digests"
+"""Folder of the cache that remembers the digests of image files."""
+SIGHT_SECONDS = 60.0
+"""For so long a network file system may show a machine a folder as it was before another one wrote to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +288,7 @@ def fill_stores(
     batch_size: BatchSize = USUAL,
     progress: Literal["bar", "none"] = "bar",
     wait: Callable[[], None] = lambda: None,
+    together: int = 1,
     complete: Callable[[Callable[[], bool]], bool] = lambda ready: ready(),
 ) -> FeatureBank:
     """Extracts what is not stored yet, or this process's share of it; the bank knows the images that decode.
@@ -290,7 +297,11 @@ def fill_stores(
 
     Args:
         wait: called when this process's share is stored; returns when the others' are.
+        together: how many processes `wait` waits for, this one included.
         complete: called with a question whether all features are there; returns its answer, or waits for a yes.
+
+    Raises:
+        StoreError: a minute after all shares are stored, this machine does not see them.
     """
     root = Path(config.cache) / "features"
     named = {
@@ -305,20 +316,36 @@ def fill_stores(
         shard=shard,
         undecodable=config.undecodable,
         waits=True,
+        digest_cache=Path(config.cache) / DIGESTS,
     )
     wait()
-    if config.undecodable == "exclude":
-        broken = Undecodable(root).reasons()
-        digests = {path: digest for path, digest in digests.items() if digest not in broken}
-    every = list(dict.fromkeys(digests.values()))
+
+    def decodable() -> dict[Path, str]:
+        broken = Undecodable(root).reasons() if config.undecodable == "exclude" else {}
+        return {path: digest for path, digest in digests.items() if digest not in broken}
 
     def stored() -> bool:
+        every = list(dict.fromkeys(decodable().values()))
         return not any(store.missing(every) for views in _stores(root, encoders).values() for store in views)
 
-    if shard.count > 1:
+    if shard.count == together > 1:
+        _await_sight(stored, root)
+    elif shard.count > 1:
         complete(stored)
-    stores = _stores(root, encoders)
-    return FeatureBank(stores, {key: digests[path] for key, path in named.items() if path in digests})
+    stores, whole = _stores(root, encoders), decodable()
+    return FeatureBank(stores, {key: whole[path] for key, path in named.items() if path in whole})
+
+
+def _await_sight(stored: Callable[[], bool], root: Path) -> None:
+    """Waits until this machine sees what others have stored. Raises StoreError."""
+    deadline = time.monotonic() + SIGHT_SECONDS
+    while not stored():
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"{root} lacks features that other processes stored {SIGHT_SECONDS:.0f} s ago, as this machine sees it:"
+                " name a folder that all machines share with --cache, or run the same command again"
+            )
+        time.sleep(SIGHT_SECONDS / 60)
 
 
 def _stores(root: Path, encoders: Mapping[str, Encoder]) -> dict[str, list[FeatureStore]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -38,4 +39,5 @@ def user_errors() -> tuple[type[Exception], ...]:
         TaskError,
         RunFolderError,
         OSError,
+        *((sys.modules["torch"].OutOfMemoryError,) if "torch" in sys.modules else ()),
     )

@@ -22,7 +22,9 @@ from experiments.command_line import Parser, exit_status
 
 if TYPE_CHECKING:
     from encoders.base import Encoder
+    from encoders.plan import Shard
     from experiments.config import RunConfig
+    from experiments.data import TaskData
     from experiments.processes import Processes
 
 
@@ -54,70 +56,87 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
     from accelerate import PartialState  # type: ignore[import-untyped]
 
     from encoders import load_encoder
+    from encoders.images import Undecodable
     from encoders.memory import USUAL
     from encoders.plan import Shard
-    from experiments.data import PARTS, fill_stores, find_data, read_tasks
-    from experiments.errors import ConfigError
+    from experiments.data import fill_stores, find_data, read_tasks
     from experiments.processes import Processes
+    from experiments.share import refuse_one_gpu, use_gpu
+    from experiments.stores import sibling_lines
     from experiments.training.launch import PATIENCE, on_cpu
 
     shard = Shard.parse(args.shard or "1/1")
-    if args.batch_size != "auto" and not re.fullmatch("[1-9][0-9]{0,5}", args.batch_size):
-        raise ConfigError(f"--batch-size {args.batch_size} must be auto, or a positive whole number")
+    size = _batch_size(args.batch_size, shard)
+    use_gpu(config.device)
     state = PartialState(cpu=on_cpu(config.device), timeout=PATIENCE)
+    refuse_one_gpu(config.device, processes=state.num_processes)
     device = config.device or str(state.device)
     encoders = {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
     with state.main_process_first():  # the others find the embedded world in place
         data = read_tasks(config, find_data(config))
     if args.estimate:
-        from experiments.estimate import estimate
-
-        paths = [path for task in data.values() for part in PARTS for path in task.paths(part).values()]
         if state.is_main_process:
-            images, root = list(dict.fromkeys(paths)), Path(config.cache) / "features"
-            for line in estimate(encoders, images, root=root, processes=shard.count * state.num_processes):
-                print(line)
+            _estimate(config, data, encoders, processes=shard.count * state.num_processes)
         return
     processes = Processes(state.process_index, state.num_processes)
-    size = str(USUAL) if args.batch_size == "auto" and shard.count > 1 else args.batch_size
+    if size is None and shard.count > 1:  # the other machines cannot be asked
+        size = USUAL
     bank = fill_stores(
         config,
         data,
         encoders,
         shard=shard.within(state.process_index, state.num_processes),
-        batch_size=int(size) if size != "auto" else partial(_agreed, processes=processes, device=device),
+        batch_size=size or partial(_agreed, processes=processes, device=device),
         progress="bar" if state.is_local_main_process else "none",
         wait=state.wait_for_everyone,
+        together=state.num_processes,
     )
     if state.is_main_process:
-        for line in [*bank.summary(), *_notes(config, encoders)]:
+        reasons = Undecodable(Path(config.cache) / "features").reasons().values()
+        for line in [*bank.summary(), *(f"left out: {why}" for why in reasons), *sibling_lines(config, encoders)]:
             print(line)
 
 
-def _agreed(encoders: Sequence[Encoder], *, processes: Processes, device: str) -> int:
-    """The batch that fits the first process's memory: all must cut the images alike."""
-    from encoders.memory import fitting_batch
+def _batch_size(asked: str, shard: Shard) -> int | None:
+    """The images a pass that were asked for; None where what fits is to be found. Raises ConfigError."""
+    from encoders.plan import PART_IMAGES
+    from experiments.errors import ConfigError
 
-    size = processes.agree(fitting_batch(encoders, device=device) if processes.first else 0)
-    if processes.first and encoders:
-        print(f"--batch-size {size}", file=sys.stderr)
+    if asked == "auto":
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,5}", asked):
+        raise ConfigError(f"--batch-size {asked} must be auto, or a positive whole number")
+    size = int(asked)
+    if shard.count > 1 and PART_IMAGES % size:
+        nearest = min(1 << (size.bit_length() - 1), PART_IMAGES)
+        raise ConfigError(
+            f"--batch-size {size} with --shard must divide {PART_IMAGES}, so that all machines cut the images alike;"
+            f" nearest: {nearest}"
+        )
     return size
 
 
-def _notes(config: RunConfig, encoders: Mapping[str, Encoder]) -> list[str]:
-    """What is on record as undecodable, and which stores hold the same encoder under other settings or weights."""
-    from encoders.images import Undecodable
-    from encoders.store import FeatureStore
+def _estimate(
+    config: RunConfig, data: Mapping[str, TaskData], encoders: Mapping[str, Encoder], *, processes: int
+) -> None:
+    from encoders.memory import local_processes
+    from experiments.data import PARTS
+    from experiments.estimate import estimate
 
+    images = list(dict.fromkeys(path for task in data.values() for part in PARTS for path in task.paths(part).values()))
     root = Path(config.cache) / "features"
-    lines = [f"left out: {reason}" for reason in Undecodable(root).reasons().values()]
-    named = {alias: FeatureStore(root, encoder) for alias, encoder in encoders.items()}
-    own = {store.folder.name for store in named.values()}
-    for alias, store in named.items():
-        for folder, differences in store.siblings():
-            if folder.name not in own:
-                lines.append(f"note: {folder} holds {alias} as it was with other {differences}; it is not used")
-    return lines
+    for line in estimate(encoders, images, root=root, processes=processes, here=local_processes()):
+        print(line)
+
+
+def _agreed(encoders: Sequence[Encoder], *, processes: Processes, device: str) -> int:
+    """What fits, told as the flag with which the same command would give the same bytes elsewhere."""
+    from experiments.stores import agreed_batch
+
+    size = agreed_batch(encoders, processes=processes, device=device)
+    if processes.first and encoders:
+        print(f"--batch-size {size}", file=sys.stderr)
+    return size
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from analysis.terminal import summary_lines
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.durable import sweep
+from encoders.memory import USUAL
 from experiments.cells import write_examples, write_table
 from experiments.config import RunConfig
 from experiments.cost import encoder_cost, similarity
@@ -42,7 +44,9 @@ from experiments.data import (
 from experiments.errors import ConfigError
 from experiments.jobs import control_jobs, first_jobs, groups_of
 from experiments.model import write_json
-from experiments.share import Share
+from experiments.processes import Processes
+from experiments.share import Share, refuse_one_gpu
+from experiments.stores import agreed_batch, sibling_lines
 from experiments.training.launch import make_accelerator
 from experiments.workshop import Workshop
 
@@ -59,6 +63,7 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
 
     _check_run_folder(config)
     accelerator = make_accelerator(config)
+    refuse_one_gpu(config.device, processes=share.count if share.patient else accelerator.num_processes)
     first = accelerator.is_main_process and share.index == 0
     if first:
         what = f"{len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}"
@@ -72,15 +77,20 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     with accelerator.main_process_first():  # the others find the embedded world in place
         data = read_tasks(config, find_data(config))
     finish("data")
+    fitting = partial(agreed_batch, processes=Processes.of(accelerator), device=str(accelerator.device))
     bank = fill_stores(
         config,
         data,
         encoders,
         shard=share.shard.within(accelerator.process_index, accelerator.num_processes),
+        batch_size=fitting if share.whole else USUAL,  # other shares, which cannot be asked, must cut the images alike
         progress="bar" if accelerator.is_local_main_process and share.index == 0 else "none",
         wait=accelerator.wait_for_everyone,
+        together=accelerator.num_processes,
         complete=share.wait,
     )
+    for line in sibling_lines(config, encoders) if first else ():
+        say(line)
     data = {name: item.without(bank.lacking(item)) for name, item in data.items()}
     finish("features")
     folder = config.folder

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from encoders.plan import Shard
+from experiments.errors import ConfigError
 
 Item = TypeVar("Item")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -90,6 +91,28 @@ def left_alone(environment: Mapping[str, str]) -> bool:
     """
     asked = environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in environment
     return asked and not any(name in environment for name in OF_A_GROUP)
+
+
+def refuse_one_gpu(device: str | None, *, processes: int) -> None:
+    """Refuses to put all processes of a launch on one GPU.
+
+    Raises:
+        ConfigError: the device is a numbered one.
+    """
+    kind, numbered, _ = (device or "").partition(":")
+    if numbered and processes > 1:
+        raise ConfigError(
+            f"--device {device} puts all {processes} processes on one GPU; nearest: --device {kind}, which gives each"
+            " its own"
+        )
+
+
+def use_gpu(device: str | None) -> None:
+    """Makes a GPU that is named by its number the one on which this process works."""
+    import torch
+
+    if device is not None and device.startswith("cuda:"):
+        torch.cuda.set_device(device)
 
 
 def use_device(local: str | None) -> None:

@@ -64,7 +64,16 @@ def pair(log: Path | None, pause: float = 0) -> list[Encoder]:
     return [Told("small", log=log, pause=pause), Told("large", log=log, grid=(8, 8), pause=pause)]
 
 
-def work(root: Path, paths: list[Path], log: Path, index: int, count: int, part_images: int, part_bytes: int) -> None:
+def work(
+    root: Path,
+    paths: list[Path],
+    log: Path,
+    index: int,
+    count: int,
+    batch_size: int,
+    part_images: int,
+    part_bytes: int,
+) -> None:
     """The body of one process: its share of the extraction."""
     torch.set_num_threads(1)
     import encoders.plan
@@ -75,7 +84,7 @@ def work(root: Path, paths: list[Path], log: Path, index: int, count: int, part_
         paths,
         pair(log, pause=0.002),
         root=root,
-        batch_size=8,
+        batch_size=batch_size,
         progress="none",
         workers=2,
         shard=shard,

@@ -8,7 +8,9 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import torch
 from encoders_folders import open_clip_folder, picture, pictures, timm_folder
 from extraction_workers import PLAIN, Told, numbered
 from PIL import Image
+from test_encoders_store import META
 from torch import Tensor
 
 from encoders import load_encoder
@@ -25,7 +28,9 @@ from encoders.errors import EncoderError, ImageError, StoreError
 from encoders.extract import Shard, extract
 from encoders.images import Undecodable, image_digest
 from encoders.plan import Plan
+from encoders.space import rooms
 from encoders.store import FeatureStore
+from experiments.errors import user_errors
 
 
 def encoded(log: Path) -> list[int]:
@@ -110,6 +115,34 @@ def test_parts_of_unequal_encoders_nest(tmp_path: Path, monkeypatch: pytest.Monk
     assert [len(block.digests) for block in plan.blocks] == [32, 32, 6]
     assert [plan.part_size(store) for store in stores] == [32, 4]
     assert Plan.of(digests, stores[:1], batch_size=4, part_images=60).blocks[0].digests == plan.blocks[0].digests
+
+
+@pytest.mark.parametrize("batch_size", [3, 8, 16, 20])
+def test_the_number_of_shares_changes_neither_blocks_nor_batches(tmp_path: Path, batch_size: int) -> None:
+    """Parts of at most 16 images: blocks of 12 where a batch is 3, of 16 where it is 8 or 16, of 20 where it is 20."""
+    stores = [FeatureStore(tmp_path, encoder) for encoder in (Told("small"), Told("large", grid=(8, 8)))]
+    digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(101)]
+
+    def blocks(count: int) -> list[tuple[str, ...]]:
+        shards = [Shard(index, count) for index in range(count)]
+        plans = [Plan.of(digests, stores, batch_size=batch_size, part_images=16, shard=shard) for shard in shards]
+        assert len({plan.name for plan in plans}) == 1
+        return sorted((block.digests for plan in plans for block in plan.blocks), key=lambda own: digests.index(own[0]))
+
+    whole = blocks(1)
+    assert [len(block) for block in whole[:-1]] == [{3: 12}.get(batch_size, max(16, batch_size))] * (len(whole) - 1)
+    assert [digest for block in whole for digest in block] == digests
+    assert blocks(2) == blocks(3) == whole
+
+
+def test_shares_with_other_batches_that_divide_a_part_are_together_everything(tmp_path: Path) -> None:
+    digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(101)]
+    stores = [FeatureStore(tmp_path, Told("small"))]
+    plans = [
+        Plan.of(digests, stores, batch_size=size, part_images=16, shard=Shard(index, 3))
+        for index, size in enumerate((2, 16, 4))
+    ]
+    assert sorted(digest for plan in plans for block in plan.blocks for digest in block.digests) == sorted(digests)
 
 
 def test_two_writers_of_one_part_are_told_apart(tmp_path: Path) -> None:
@@ -292,6 +325,68 @@ def test_a_disk_that_fills_up_ends_the_extraction_and_keeps_what_was_complete(
     assert not list(store.folder.glob(".*"))
     extract(paths, [encoder], root=root, batch_size=4, part_images=8, progress="none")
     assert FeatureStore(root, encoder).verify() == 5
+
+
+def test_a_disk_too_small_for_all_stores_together_is_seen_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten images of 80 and of 1,280 bytes are 13,600, of which a share computes half: one byte fewer is free."""
+    paths, root, log = numbered(tmp_path / "a", 10), tmp_path / "root", tmp_path / "log"
+    encoders = [Told("small", log=log), Told("large", log=log, grid=(8, 8))]
+    free = {"bytes": 13_599}
+    monkeypatch.setattr("encoders.space.shutil.disk_usage", lambda _: SimpleNamespace(free=free["bytes"]))
+    options = {"root": root, "progress": "none", "batch_size": 4, "part_images": 4}
+    for shard in (Shard(0, 1), Shard(1, 2)):
+        with pytest.raises(StoreError, match=f"{root} needs 0.00 GB more, but 0.00 GB are free: pool the tokens"):
+            extract(paths, encoders, shard=shard, **options)  # type: ignore[arg-type]
+    assert not encoded(log) and not root.exists()
+    free["bytes"] += 1
+    extract(paths, encoders, **options)  # type: ignore[arg-type]
+    free["bytes"] = 0
+    extract(paths, encoders, **options)  # type: ignore[arg-type]  # nothing more is needed
+
+
+def test_room_is_counted_by_file_system(tmp_path: Path) -> None:
+    """Three stores of 24 bytes an image, one of them where nothing is free; regions are certain of nothing."""
+    own = replace(META, boxes=(), grid=(1, 5), name="test:regions")
+    here = [FeatureStore(tmp_path, replace(META, name=name)) for name in ("test:a", "test:b")]
+    there, regions = FeatureStore(Path("/proc"), META), FeatureStore(tmp_path, own)
+    disk, none = rooms([(here[0], 10), (there, 7), (here[1], 5), (regions, 2)])
+    assert disk[:3] == (tmp_path, 15 * 24, 2 * 5 * (12 + 16)) and disk.enough
+    assert none == (Path("/proc"), 7 * 24, 0, 0) and not none.enough
+    assert "0.00 GB and at most 0.00 GB of regions to store in" in str(disk)
+
+
+def test_a_batch_too_large_for_the_gpu_is_one_line(tmp_path: Path) -> None:
+    class Full(Told):
+        def tokens(self, images: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    paths, root = numbered(tmp_path / "a", 2), tmp_path / "root"
+    with pytest.raises(EncoderError, match=r"^48 images a pass of told do not fit .* --batch-size 24 takes") as caught:
+        extract(paths, [Full("told")], root=root, batch_size=48, progress="none")
+    assert "\n" not in str(caught.value)
+    assert torch.OutOfMemoryError in user_errors()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_store_that_may_only_be_read_says_so_when_the_dataset_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], waits: bool
+) -> None:
+    paths, root, encoder, opened = numbered(tmp_path / "a", 4), tmp_path / "root", Told("told"), os.open
+    options = {"root": root, "progress": "none", "waits": waits}
+    extract(paths[:2], [encoder], **options)  # type: ignore[arg-type]
+
+    def read_only(file: Any, flags: int, *more: int, **others: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+        return opened(file, flags, *more, **others)
+
+    monkeypatch.setattr("encoders.durable.os.open", read_only)
+    extract(paths[:2], [encoder], **options)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=f"cannot write {FeatureStore(root, encoder).folder}/.lock-.*: Read-only"):
+        extract(paths, [encoder], **options)  # type: ignore[arg-type]
+    assert "waiting" not in capsys.readouterr().err
 
 
 def test_features_that_cannot_be_looked_up_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -21,7 +21,16 @@ from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.decoding import AHEAD, ANNOUNCED, batches_ahead
 from encoders.extract import extract
-from encoders.memory import LARGEST, PROBE, USUAL, fitting_batch, pass_bytes, waiting_bytes
+from encoders.memory import (
+    LARGEST,
+    PROBE,
+    USUAL,
+    fitting_batch,
+    free_bytes,
+    group_rooms,
+    pass_bytes,
+    waiting_bytes,
+)
 from encoders.module import tokens_together
 from encoders.store import TYPES, FeatureStore
 from encoders.transfer import as_stored, batches_behind, delayed, place_of, start_to_memory
@@ -217,23 +226,61 @@ def test_batches_fit_the_memory() -> None:
 
 
 def test_batches_fit_the_memory_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pinned beside the GPU, an image: 4 batches of 4x4 pixels of 12 bytes and 2 of 2,048 fp16 values, 8,960 bytes.
+    """Pinned beside the GPU, an image: 4 batches of 4x4 pixels of 12 bytes and 2 of 1,500 fp16 values, 6,768 bytes; in
+    blocks of powers of two 4 x 256 and 2 x 4,096, 9,216 bytes.
 
-    Half of 2 MB of memory holds 117 of them, so 64, however much the GPU holds; half of 64 kB of a GPU 32 of 1,000.
+    Half of 1 MB of memory holds 54 of them, so 32, however much the GPU holds; half of 32 kB of a GPU 16 of 1,000.
     """
     encoder = Hungry(0)
-    encoder.dtype, encoder.width = "fp16", 2048
+    encoder.dtype, encoder.width = "fp16", 1500
     encoder.preprocess = replace(PLAIN, size=(4, 4))
-    room = {"cuda": 2**40, "cpu": 2_000_000}
+    room = {"cuda": 2**40, "cpu": 1_000_000}
     monkeypatch.setattr("encoders.memory.free_bytes", room.get)
     monkeypatch.setattr("encoders.memory.pass_bytes", lambda _encoder, device: 1000 * PROBE)
     monkeypatch.setattr("encoders.memory.place_of", lambda _encoders: "gpu")
-    assert waiting_bytes([encoder]) == 4 * 16 * 12 + 2 * 2048 * 2 == 8960
-    assert fitting_batch([encoder], device="cuda") == 64
-    room["cuda"] = 65_536
+    assert waiting_bytes([encoder]) == 4 * 16 * 12 + 2 * 1500 * 2 == 6768
+    assert waiting_bytes([encoder], pinned=True) == 9216
     assert fitting_batch([encoder], device="cuda") == 32
+    room["cuda"] = 32_768
+    assert fitting_batch([encoder], device="cuda") == 16
     room.update(cuda=2**40, cpu=2**40)
     assert fitting_batch([encoder], device="cuda") == LARGEST["cuda"]
+
+
+def _group(folder: Path, limit: str, used: int, stat: str, *, names: tuple[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in ((names[0], limit), (names[1], str(used)), ("memory.stat", stat)):
+        (folder / name).write_text(f"{content}\n")
+
+
+def test_limits_of_control_groups_count(tmp_path: Path) -> None:
+    """A job of 1,000 bytes, 900 used of which files' pages can give up 300, in a step without a limit of its own."""
+    mount, groups = tmp_path / "cgroup", tmp_path / "self"
+    second = ("memory.max", "memory.current")
+    stat = "anon 600\ninactive_file 200\nactive_file 100"
+    _group(mount / "slurm" / "job" / "step", "max", 900, stat, names=second)
+    _group(mount / "slurm" / "job", "1000", 900, stat, names=second)
+    _group(mount / "slurm", "5000", 4800, stat, names=second)
+    groups.write_text("0::/slurm/job/step\n")
+    assert group_rooms(groups, mount) == [400, 500]
+    groups.write_text("0::/\n")
+    assert group_rooms(groups, mount) == []
+    groups.write_text("0::/slurm/job\n12:cpu,cpuacct:/docker/ab\n4:hugetlb,memory:/docker/ab\n")
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    total = "inactive_file 1\ntotal_inactive_file 30\ntotal_active_file 3"
+    _group(mount / "memory", "2000", 1500, total, names=first)  # a container sees its own group as the first
+    assert group_rooms(groups, mount) == [400, 500, 533]
+    assert group_rooms(tmp_path / "nowhere", mount) == []
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="memory is read from Linux")
+def test_free_memory_is_what_limits_leave_to_each_process_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encoders.memory.group_rooms", lambda: [2**40, 4096])
+    assert free_bytes("cpu") == 4096
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert free_bytes("cpu") == 512
+    monkeypatch.setattr("encoders.memory.group_rooms", lambda: [])
+    assert 2**20 < (free_bytes("cpu") or 0) < 2**45
 
 
 class Elsewhere(Hungry):

@@ -138,14 +138,15 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_leftovers_of_killed_writers_are_ignored_and_cleaned(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, META)
     store.write_part([A], torch.ones(1, 2, 3))
-    host = os.uname().nodename
-    dead, living = (store.folder / f".tmp-{host}-{pid}-0000" for pid in (2**22 + 1, os.getpid()))
-    for file in (dead, living):
+    host, namespace = os.uname().nodename, os.stat("/proc/self/ns/pid").st_ino
+    dead, living = (store.folder / f".tmp-{host}-{namespace}-{pid}-0000" for pid in (2**22 + 1, os.getpid()))
+    elsewhere = store.folder / f".tmp-{host}-{namespace + 1}-{2**22 + 1}-0000"  # a container of the same name
+    for file in (dead, living, elsewhere):
         file.write_bytes(b"half")
     again = FeatureStore(tmp_path, META)
     assert again.verify() == 1
     again.write_part([B], torch.ones(1, 2, 3))
-    assert not dead.exists() and living.exists()
+    assert not dead.exists() and living.exists() and elsewhere.exists()
 
 
 def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
