@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import torch
@@ -27,6 +28,7 @@ from experiments.jobs import CONTROLS, Control, Job, for_inputs, table_of
 from experiments.model import TaskModel, load_weights, save_weights
 from experiments.processes import Processes
 from experiments.streams import Streams, duplicate, matched, seeds
+from experiments.training.arrival import read_together
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.loop import make_dropout, observe, train_model
 from fusion.model import FusionModel
@@ -113,13 +115,17 @@ class Workshop:
         )
 
     def model_of(self, job: Job, bank: FeatureBank) -> TaskModel:
-        """The job's model: loaded where it was finished before, else trained and saved."""
+        """The job's model: loaded where it was finished before, else trained and saved.
+
+        Raises:
+            ConfigError: the first process finds it finished, and another one cannot read it.
+        """
         config = for_inputs(self.config, job)
         data = {task: self.data[task] for task in job.tasks}
         model = build_model(config, data, bank.widths, seed=job.seed).to(self.device)
         path = config.folder / "train" / job.stem
         checkpoints = Checkpoints(path.with_suffix(".checkpoints"))
-        if self.processes.agree(load_weights(model, path) is not None):
+        if self._load(model, path):
             checkpoints.clear()
             return model
         full = job.shown
@@ -155,6 +161,17 @@ class Workshop:
             checkpoints.clear()
         self.accelerator.wait_for_everyone()
         return model
+
+    def _load(self, model: TaskModel, path: Path) -> bool:
+        """Loads a finished model, in every process or in none."""
+
+        def find() -> str | None:
+            return path.name if all(path.with_suffix(end).exists() for end in (".json", ".safetensors")) else None
+
+        def load(name: str) -> dict[str, Any] | None:
+            return load_weights(model, path.with_name(name))
+
+        return read_together(find, load, folder=path.parent, processes=self.processes) is not None
 
     def averaged(self, jobs: Sequence[Job]) -> bool:
         """Whether `average` of these jobs has nothing to do."""

@@ -22,6 +22,7 @@ from experiments.config import RunConfig
 from experiments.data import FeatureBank, TaskData
 from experiments.model import Group, TaskModel
 from experiments.processes import Processes
+from experiments.training.arrival import read_together
 from experiments.training.average import Average
 from experiments.training.batches import Batch, Batches, Mode
 from experiments.training.checkpoint import Checkpoint, Checkpoints, plain
@@ -66,6 +67,7 @@ def train_model(
 
     Raises:
         SystemExit: SIGTERM came; a checkpoint of the last step was written.
+        ConfigError: a process cannot read the checkpoint that the first one goes on from.
     """
     settings = config.train_of(*data)
     train = {task: item.splits["train"].examples for task, item in data.items()}
@@ -278,8 +280,15 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> bool:
-        """Goes on from the newest intact checkpoint; whether there is one."""
-        found = self._checkpoints.newest()
+        """Goes on from the newest intact checkpoint that the first process finds; whether there is one.
+
+        Raises:
+            ConfigError: another process cannot read it.
+        """
+        checkpoints = self._checkpoints
+        found = read_together(
+            checkpoints.newest, checkpoints.load, folder=checkpoints.folder, processes=self.processes
+        )
         if found is None:
             return False
         self.model.load_state_dict(dict(found.weights["model"]))
