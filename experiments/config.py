@@ -133,6 +133,7 @@ def demo() -> RunConfig:
         lr=3e-4,
         lr_scale={"adapters": 10.0, "heads": 10.0},
         precision="bf16",
+        validate_examples=400,
         weights={"flickr30k": 0.5, "coco": 0.5, "vqa": 1.2, "gqa": 1.2, "snli_ve": 0.8, "hateful_memes": 0.8},
     )
     options: dict[str, dict[str, Any]] = {

@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +16,11 @@ from accelerate import Accelerator
 from toy_training import Toy
 from training_processes import Launch
 
-from experiments.data import Source
 from experiments.errors import ConfigError
-from experiments.jobs import Job
 from experiments.model import TaskModel, save_weights
 from experiments.processes import ALONE, Processes
 from experiments.training import arrival
 from experiments.training.arrival import read_together
-from experiments.workshop import Workshop
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -75,27 +71,19 @@ def test_a_process_waits_for_the_checkpoint_that_the_first_one_goes_on_from(tmp_
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def workshop(folder: Path) -> tuple[Workshop, Job]:
-    toy = Toy(folder, "gqa")
-    config = replace(toy.config(), runs=str(folder / f"runs-{os.environ.get('RANK', 0)}"))
-    sources = {alias: Source(alias) for alias in config.encoders}
-    job = Job("masked", "joint", ("gqa",), ("gqa",), 0, tuple(sources), sources)
-    return Workshop(config, toy.data, {}, toy.bank, toy.accelerator, {}), job
-
-
 def load(folder: Path) -> Weights:
-    made, job = workshop(folder)
+    toy = Toy(folder, "gqa")
     if rank() == 1:
         comes_while_waiting(folder / "on its way", folder / "runs-1")
-    return {name: value.numpy() for name, value in made.model_of(job, made.bank).state_dict().items()}
+    model = toy.workshop(runs=f"runs-{rank()}").model_of(toy.job(), toy.bank)
+    return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
 def test_a_process_waits_for_the_finished_model_that_the_first_one_loads(tmp_path: Path) -> None:
-    made, job = workshop(tmp_path)
     toy = Toy(tmp_path, "gqa")
     model = toy.model(toy.config())
     torch.nn.init.constant_(model.fusion.operator.trunk.blocks[0].qkv.weight, 0.25)
-    save_weights(model, made.config.folder / "train" / job.stem, {})
+    save_weights(model, toy.workshop(runs="runs-0").config.folder / "train" / toy.job().stem, {})
     shutil.copytree(tmp_path / "runs-0", tmp_path / "on its way")
     expected = model.state_dict()
     for found in Launch(load, tmp_path).results():

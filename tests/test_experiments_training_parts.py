@@ -166,6 +166,7 @@ def test_the_readers_thread_count_is_its_own() -> None:
         (["train.per_task.gqa.lr=0"], "train.per_task.gqa.lr=0.0 must be positive"),
         (["train.per_task.gqa.precision=bf16"], "set train.precision"),
         (["train.checkpoint_steps=0"], "must be positive"),
+        (["train.validate_examples=0"], "train.validate_examples=0 must be positive"),
         (["train.weights.gqa=-1"], "train.weights.gqa=-1.0 must not be negative"),
         ([f"train.weights.{task}=0" for task in TASKS], "0 for all tasks of the run"),
     ],

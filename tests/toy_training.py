@@ -12,12 +12,14 @@ import torch
 
 from encoders.store import FeatureStore, StoreMeta
 from experiments.config import RunConfig
-from experiments.data import FeatureBank, TaskData
+from experiments.data import FeatureBank, Source, TaskData
+from experiments.jobs import Job
 from experiments.model import TaskModel
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.launch import make_accelerator
 from experiments.training.loop import make_dropout, train_model
 from experiments.training.settings import TrainConfig
+from experiments.workshop import Workshop
 from fusion.config import FusionConfig
 from fusion.model import FusionModel
 from tasks import load_task
@@ -79,6 +81,16 @@ class Toy:
         train = replace(self.settings, **changes)
         places = {"run": "toy", "runs": str(self.folder / "runs"), "device": "cpu"}
         return RunConfig("tiny", encoders, tasks=tuple(self.data), fusion=self.fusion, train=train, **places)
+
+    def workshop(self, *, runs: str = "runs", **changes: Any) -> Workshop:
+        """Of a run of these settings, in a folder of its own."""
+        config = replace(self.config(**changes), runs=str(self.folder / runs))
+        return Workshop(config, self.data, {}, self.bank, self.accelerator, {})
+
+    def job(self) -> Job:
+        """The joint masked model."""
+        sources = {alias: Source(alias) for alias in WIDTHS}
+        return Job("masked", "joint", tuple(self.data), tuple(self.data), 0, tuple(WIDTHS), sources)
 
     def model(self, config: RunConfig) -> TaskModel:
         torch.manual_seed(0)

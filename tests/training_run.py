@@ -12,6 +12,7 @@ SIZES = {
     "batch_size": 12,
     "checkpoint_steps": 2,
     "validate_steps": 4,
+    "validate_examples": 3,
     "log_steps": 5,
     "ema": 0.9,
     "keep": "best",
