@@ -64,6 +64,6 @@ def _run(
     torch.set_num_threads(1)
     try:
         end.send(work(*arguments))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         end.send(error)

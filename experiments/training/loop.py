@@ -39,8 +39,6 @@ from experiments.training.settings import TrainConfig
 from fusion.ve_dropout import VEDropout
 
 Validate = Callable[[TaskModel], dict[str, float]]
-AGREE_STEPS = 10
-"""Steps after which several processes ask one another whether one of them was told to stop."""
 STOPPED = 143
 """Exit status after SIGTERM, as shells give it."""
 
@@ -79,7 +77,7 @@ def train_model(
     batches = Batches(bank, objectives, settings, dropout, mode, seed, steps, processes, pin=pin)
     together = [task for task, objective in objectives.items() if objective.scope == "batch"]
     sampler = Sampler(train, settings, seed=seed, together=together)
-    with Interruption() as interruption:
+    with Interruption(processes) as interruption:
         loop = Loop(model, settings, steps, accelerator, validate, checkpoints, interruption, seed=seed)
         if not loop.resume() and model.dropout is not None:
             observe(model.dropout, data, bank, count=settings.fill_images)
@@ -194,7 +192,7 @@ class Loop:
             self._clock.rest()
         every = self.settings.checkpoint_steps
         ends = batch.step == self.steps or self.stops_early
-        stop = self._asked_to_stop(now=ends)
+        stop = self._interruption.asked_of_any()
         if stop or (not ends and every is not None and batch.step % every == 0):
             self._save()
             self._clock.rest()
@@ -256,12 +254,6 @@ class Loop:
             if self.progress.validated(scores) and self.settings.keep == "best":
                 self._best = {key: plain(tensor) for key, tensor in self.model.state_dict().items()}
         self.accelerator.log({f"select/{task}": score for task, score in scores.items()}, step=self.progress.step)
-
-    def _asked_to_stop(self, *, now: bool) -> bool:
-        """Whether one of the processes was; several ask one another every so often, or now."""
-        if self.processes.count == 1:
-            return self._interruption.asked
-        return (now or self.progress.step % AGREE_STEPS == 0) and self.processes.any(self._interruption.asked)
 
     def _save(self) -> None:
         """Writes a checkpoint."""
