@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from experiments.errors import ConfigError
 from experiments.model import TaskModel
 from experiments.training.launch import check_processes, make_accelerator, tracker_names
 from experiments.training.optimizer import module_of, parameter_groups
-from experiments.training.progress import has_converged
+from experiments.training.progress import Progress, has_converged
 from experiments.training.reader import ReadAhead
 from experiments.training.sampler import Sampler
 from experiments.training.schedule import learning_rate
@@ -80,6 +81,19 @@ def test_converged_means_that_no_score_moved_by_more_than_a_point() -> None:
     steady = [(8, {"gqa": 0.6, "vqa": 0.5}), (10, {"gqa": 0.605, "vqa": 0.495})]
     assert has_converged(steady) and not has_converged(steady[:1])
     assert not has_converged([steady[0], (10, {"gqa": 0.605, "vqa": 0.52})])
+
+
+def test_no_number_is_worse_than_any() -> None:
+    progress = Progress()
+    found = []
+    for step, score in enumerate((math.nan, math.nan, 0.1, math.nan, 0.2), start=1):
+        progress.step = step
+        found.append(progress.validated({"gqa": score, "vqa": 0.0}))
+    assert found == [True, False, True, False, True]
+    assert (progress.best_step, progress.best_score, progress.stale) == (5, pytest.approx(0.1), 0)
+    early = Progress()
+    early.validated({"gqa": math.nan})
+    assert Progress.from_dict(json.loads(json.dumps(early.to_dict()))).validated({"gqa": 0.0})
 
 
 def test_schedules_rise_alike_and_fall_apart() -> None:
