@@ -20,6 +20,7 @@ SIZES = {
     "groups": 2,
     "lr": 1e-3,
     "fill": "drop",
+    "trackers": (),
 }
 
 

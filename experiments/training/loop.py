@@ -28,7 +28,7 @@ from experiments.training.batches import Batch, Batches, Mode
 from experiments.training.checkpoint import Checkpoint, Checkpoints, plain
 from experiments.training.clock import StepClock
 from experiments.training.interruption import Interruption
-from experiments.training.launch import plain_settings
+from experiments.training.launch import plain_settings, start_trackers
 from experiments.training.optimizer import make_optimizer, set_rate
 from experiments.training.progress import Progress, has_converged, validation_steps
 from experiments.training.reader import ReadAhead
@@ -81,7 +81,8 @@ def train_model(
         loop = Loop(model, settings, steps, accelerator, validate, checkpoints, interruption, seed=seed)
         if not loop.resume() and model.dropout is not None:
             observe(model.dropout, data, bank, count=settings.fill_images)
-        accelerator.init_trackers(f"{config.name}-{name}-{mode}-{seed}", plain_settings(settings, seed=seed))
+        tracked = f"{config.name}-{name}-{mode}-{seed}"
+        start_trackers(accelerator, plain_settings(settings, seed=seed), project=config.name, model=tracked)
         source = map(batches.read, sampler.draws(after=loop.progress.step, last=steps))
         threads = 1 if accelerator.device.type == "cpu" else None
         with ReadAhead(source, threads=threads) as ahead, loop.bar(name) as bar:

@@ -54,7 +54,7 @@ class TrainConfig:
         patience: validations without a better one after which training stops; None to never stop early.
         checkpoint_steps: steps between checkpoints, from which a killed run goes on; None for none.
         log_steps: steps of which the mean loss is recorded.
-        trackers: of accelerate, by name; None for tensorboard where it is installed.
+        trackers: of accelerate, by name; None for tensorboard.
     """
 
     joint: bool = False
