@@ -53,7 +53,7 @@ def crashing(at: int) -> Callable[[TaskModel], Mapping[str, float]]:
 
 
 def without_time(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("seconds", "step_ms")}
+    return {key: value for key, value in record.items() if key not in ("seconds", "step_ms", "waiting")}
 
 
 @pytest.fixture(scope="module")

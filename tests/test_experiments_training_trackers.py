@@ -27,6 +27,7 @@ def test_losses_and_validations_are_in_tensorboard_files(tmp_path: Path) -> None
     assert [step for step, _ in events["train/loss"]] == [3, 6]
     assert [value for _, value in events["train/loss"]] == pytest.approx([loss for _, loss in record["losses"]])
     assert events["select/gqa"] == [(step, 0.5) for step in (2, 4, 6, 8)]
+    assert [step for step, _ in events["train/waiting"]] == [3, 6]
     assert [value for _, value in events["train/lr"]] == pytest.approx([1e-2 * 6 / 7, 1e-2 * 3 / 7])
 
 

@@ -69,7 +69,7 @@ def content(run: Path) -> dict[str, Any]:
             found[name] = json.loads(file.read_text())["tasks"]
         elif file.suffix == ".json":
             values = json.loads(file.read_text())
-            found[name] = {key: value for key, value in values.items() if key not in ("seconds", "step_ms")}
+            found[name] = {key: value for key, value in values.items() if key not in ("seconds", "step_ms", "waiting")}
         elif file.is_file():
             found[name] = file.read_bytes()
     return found

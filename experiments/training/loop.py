@@ -87,7 +87,7 @@ def train_model(
         threads = 1 if accelerator.device.type == "cpu" else None
         with ReadAhead(source, threads=threads) as ahead, loop.bar(name) as bar:
             for batch in takewhile(lambda _: not loop.stops_early, ahead):  # asked before the first step too
-                loop.step(batch)
+                loop.step(batch, waited=ahead.waited)
                 bar.update(settings.batch_size)
         loop.finish()
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes for good
@@ -179,15 +179,19 @@ class Loop:
         )
         return self._bar
 
-    def step(self, batch: Batch) -> None:
-        """One optimizer step, and what is due after it."""
+    def step(self, batch: Batch, *, waited: float = 0.0) -> None:
+        """One optimizer step, and what is due after it.
+
+        Args:
+            waited: seconds that batches have been waited for since the first.
+        """
         loss = self._train(batch)
         progress = self.progress
         progress.step = batch.step
         self._running += loss
         if batch.step % self.settings.log_steps == 0:
             self._log()
-        self._clock.step_ended()
+        self._clock.step_ended(waited=waited)
         if batch.step in self._validations:
             self._select()
             self._clock.rest()
@@ -235,10 +239,10 @@ class Loop:
     def _log(self) -> None:
         mean = self._take_running() / self.settings.log_steps
         self.progress.losses.append((self.progress.step, mean))
+        rate, waiting = self._optimizer.param_groups[0]["lr"], self._clock.waiting() or 0.0
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{mean:.3f}")
-        rate = self._optimizer.param_groups[0]["lr"]
-        self.accelerator.log({"train/loss": mean, "train/lr": rate}, step=self.progress.step)
+            self._bar.set_postfix(loss=f"{mean:.3f}", waiting=f"{waiting:.1%}")
+        self.accelerator.log({"train/loss": mean, "train/lr": rate, "train/waiting": waiting}, step=self.progress.step)
 
     def _take_running(self) -> float:
         """The sum of losses since the last record, over all processes; it starts again from 0."""
@@ -323,4 +327,5 @@ class Loop:
             "converged": has_converged(progress.select),
             "seconds": round(progress.seconds, 1),
             "step_ms": self._clock.record(),
+            "waiting": self._clock.waiting(),
         }
