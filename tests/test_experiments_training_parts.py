@@ -192,6 +192,19 @@ def test_settings_that_cannot_be_honoured_are_refused_by_name(settings: list[str
     assert said in str(caught.value)
 
 
+def test_a_blind_model_that_would_train_on_nothing_is_refused_by_name() -> None:
+    """The blind model of a joint run is trained on all its tasks but retrieval."""
+    none = ["train.weights.gqa=0", "train.weights.vqa=0"]
+    joint = replace(demo(), tasks=("flickr30k", "gqa", "vqa"))
+    for changes in ({}, {"coalitions": "retrained", "controls": "none"}, {"tasks": ("flickr30k", "gqa")}):
+        with pytest.raises(ConfigError, match="train.weights are 0 for gqa(, vqa)?, the tasks that the model without"):
+            check(override(replace(joint, **changes), none))
+    check(override(replace(joint, controls="none"), none))
+    check(override(joint, none[:1]))
+    check(override(replace(joint, tasks=("flickr30k", "coco")), ["train.weights.coco=0"]))
+    check(override(joint, [*none, "train.joint=false"]))
+
+
 def test_presets_follow_the_recipes_and_round_trip() -> None:
     for name, layers in (("base", 12), ("large", 24)):
         config = preset(name)
