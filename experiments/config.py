@@ -133,6 +133,7 @@ def demo() -> RunConfig:
         lr=3e-4,
         lr_scale={"adapters": 10.0, "heads": 10.0},
         precision="bf16",
+        validate_examples=400,
         weights={"flickr30k": 0.5, "coco": 0.5, "vqa": 1.2, "gqa": 1.2, "snli_ve": 0.8, "hateful_memes": 0.8},
     )
     options: dict[str, dict[str, Any]] = {
@@ -272,6 +273,7 @@ def check(config: RunConfig) -> RunConfig:
             raise ConfigError(f"train.weights.{key}={weight} must not be negative")
     if train.joint and config.tasks and not any(train.weights.get(task, 1.0) for task in config.tasks):
         raise ConfigError("train.weights are 0 for all tasks of the run: give one that it trains on a positive weight")
+    _check_blind(config)
     for key in config.control_checkpoints:
         if key not in config.encoders:
             raise ConfigError(f"control_checkpoints names an unknown encoder {key!r}; {near(key, config.encoders)}")
@@ -296,6 +298,23 @@ def check(config: RunConfig) -> RunConfig:
     for where, settings in ({"train": train} | config.train_of_tasks()).items():
         check_train(settings, aliases=tuple(config.encoders), layers=config.fusion.layers, where=where)
     return config
+
+
+def _check_blind(config: RunConfig) -> None:
+    """Refuses a joint run whose blind model would train on nothing: retrieval has none. Raises ConfigError."""
+    weights, wanted = config.train.weights, config.controls != "none" or config.coalitions == "retrained"
+    if not config.train.joint or not wanted or all(weights.get(task, 1.0) for task in config.tasks):
+        return
+    from tasks import load_task
+
+    own = {task: f"{task}={spec}" for task, spec in config.own_tasks.items()}
+    blind = [task for task in config.tasks if load_task(own.get(task, task)).scoring == "answers"]
+    if blind and not any(weights.get(task, 1.0) for task in blind):
+        without = "" if config.coalitions == "retrained" else ", or set controls=none"
+        raise ConfigError(
+            f"train.weights are 0 for {', '.join(blind)}, the tasks that the model without images is trained on: give"
+            f" one of them a positive weight, leave them out of --tasks{without}"
+        )
 
 
 def check_device(device: str) -> None:

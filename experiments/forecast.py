@@ -25,7 +25,7 @@ from experiments.training.loop import make_dropout, num_steps
 from experiments.training.progress import validation_steps
 from experiments.training.settings import TrainConfig
 from experiments.trial import TaskPace, paces, random_bank
-from experiments.workshop import VALIDATION_LIMIT, Workshop
+from experiments.workshop import Workshop
 
 DRAWS = 200
 """Of VE-dropout, to see how many tokens it leaves."""
@@ -112,9 +112,8 @@ def forecast(workshop: Workshop, job: Job, pace: Mapping[str, TaskPace], loaded:
         seen = seen_tokens(job, settings, tokens, empty=empty_of(workshop.objectives[task]))
         share = weights[task] / sum(weights.values())
         training += share * steps * settings.batch_size * pace[task].training.at(seen)
-        count = len(workshop.data[task].splits["select"].examples)
-        limited = count if workshop.galleries[task] else min(count, VALIDATION_LIMIT)
-        training += len(validation_steps(steps, settings.validate_steps)) * limited * pace[task].answering.at(shown)
+        count = len(workshop.validation_of(task).splits["select"].examples)
+        training += len(validation_steps(steps, settings.validate_steps)) * count * pace[task].answering.at(shown)
     answering = [cell_seconds(workshop, cell, pace[cell.task], tokens, shown) for cell in workshop.cells(job)]
     return Forecast(job, steps, steps * settings.batch_size / sum(sizes.values()), training, answering)
 

@@ -48,9 +48,5 @@ class Processes:
         agreed: Value = broadcast_object_list([value])[0]
         return agreed
 
-    def any(self, flag: bool) -> bool:
-        """Whether one of the processes has the flag."""
-        return flag if self.count == 1 else any(gather_object([flag]))
-
 
 ALONE = Processes()

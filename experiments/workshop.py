@@ -29,8 +29,10 @@ from experiments.model import TaskModel, load_weights, save_weights
 from experiments.parameters import matching_ratio
 from experiments.processes import Processes
 from experiments.streams import Streams, duplicate, matched, seeds
+from experiments.training.arrival import read_together
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.loop import make_dropout, observe, train_model
+from experiments.training.validation import validation_part
 from fusion.model import FusionModel
 from fusion.types import all_coalitions, coalition_name
 from fusion.ve_dropout import VEDropout
@@ -38,7 +40,6 @@ from tasks.base import Answer, Objective
 from tasks.contrast import RetrievalObjective
 from tasks.objectives import ScoredObjective
 
-VALIDATION_LIMIT = 400
 OBSERVED = 1024
 """Training images of a task over which features are standardised, at most."""
 Answering = tuple[Cell, Callable[[], list[Answer]]]
@@ -46,7 +47,11 @@ Answering = tuple[Cell, Callable[[], list[Answer]]]
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What jobs are done with; `objectives` are the tasks', untrained, for what kind they are of."""
+    """What jobs are done with; `objectives` are the tasks', untrained, for what kind they are of.
+
+    Raises:
+        ConfigError: models of a task could not be validated.
+    """
 
     config: RunConfig
     data: Mapping[str, TaskData]
@@ -54,6 +59,10 @@ class Workshop:
     bank: FeatureBank
     accelerator: Accelerator
     objectives: Mapping[str, Objective]
+
+    def __post_init__(self) -> None:
+        for task in self.data:
+            self.validation_of(task)
 
     @property
     def galleries(self) -> dict[str, bool]:
@@ -114,14 +123,22 @@ class Workshop:
             complete=complete,
         )
 
+    def validation_of(self, task: str) -> TaskData:
+        """The task with that part of its select split on which models are validated while they train."""
+        return validation_part(self.data[task], self.config.train_of(task))
+
     def model_of(self, job: Job, bank: FeatureBank) -> TaskModel:
-        """The job's model: loaded where it was finished before, else trained and saved."""
+        """The job's model: loaded where it was finished before, else trained and saved.
+
+        Raises:
+            ConfigError: the first process finds it finished, and another one cannot read it.
+        """
         config = for_inputs(self.config, job)
         data = {task: self.data[task] for task in job.tasks}
         model = build_model(config, data, bank.widths, seed=job.seed).to(self.device)
         path = config.folder / "train" / job.stem
         checkpoints = Checkpoints(path.with_suffix(".checkpoints"))
-        if self.processes.agree(load_weights(model, path) is not None):
+        if self._load(model, path):
             checkpoints.clear()
             return model
         full = job.shown
@@ -130,12 +147,13 @@ class Workshop:
             for start in range(0, len(images), 256):
                 model.fusion.observe(bank.features(task, images[start : start + 256], full, self.device))
 
+        validation = {task: self.validation_of(task) for task in data}
+
         def validate(now: TaskModel) -> dict[str, float]:
-            scores = {}
-            for task, item in data.items():
-                limit = None if now.objective(task).scoring == "gallery" else VALIDATION_LIMIT
-                scores[task] = item.task.value(self._evaluator(now, bank, task, "select", limit=limit).answers(full))
-            return scores
+            return {
+                name: item.task.value(self._evaluator(now, bank, item, "select").answers(full))
+                for name, item in validation.items()
+            }
 
         record = train_model(
             model,
@@ -150,15 +168,36 @@ class Workshop:
             checkpoints=checkpoints,
         )
         if self.processes.first:
-            made: dict[str, Any] = {"model": job.name, "kind": job.kind, "of": coalition_name(job.of)}
-            made["inputs"] = list(job.sources)
-            made["operator"] = {"name": config.fusion.operator, **model.fusion.operator.describe()}
-            parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            budget = {"trials": 1, "parameters": parameters, "tokens": self._num_tokens(bank, job)}
-            save_weights(model, path, record | made | budget)
+            save_weights(model, path, record | self._described(job, model, bank))
             checkpoints.clear()
         self.accelerator.wait_for_everyone()
         return model
+
+    def _described(self, job: Job, model: TaskModel, bank: FeatureBank) -> dict[str, Any]:
+        """What a training record says of the model, beside how it was trained."""
+        parts = {task: self.validation_of(task).splits["select"] for task in job.tasks}
+        return {
+            "model": job.name,
+            "kind": job.kind,
+            "of": coalition_name(job.of),
+            "inputs": list(job.sources),
+            "operator": {"name": self.config.fusion.operator, **model.fusion.operator.describe()},
+            "trials": 1,
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "tokens": self._num_tokens(bank, job),
+            "validated_on": {task: len(split.examples) for task, split in parts.items()},
+        }
+
+    def _load(self, model: TaskModel, path: Path) -> bool:
+        """Loads a finished model, in every process or in none."""
+
+        def find() -> str | None:
+            return path.name if all(path.with_suffix(end).exists() for end in (".json", ".safetensors")) else None
+
+        def load(name: str) -> dict[str, Any] | None:
+            return load_weights(model, path.with_name(name))
+
+        return read_together(find, load, folder=path.parent, processes=self.processes) is not None
 
     def averaged(self, jobs: Sequence[Job]) -> bool:
         """Whether `average` of these jobs has nothing to do."""
@@ -175,8 +214,8 @@ class Workshop:
         for task, cell in wanted.items():
             if there[task]:
                 continue
-            objective = models[0].objective(task)
-            evaluators = [self._evaluator(m, bank, task, "test") for m, bank in zip(models, banks, strict=True)]
+            objective, item = models[0].objective(task), self.data[task]
+            evaluators = [self._evaluator(m, bank, item, "test") for m, bank in zip(models, banks, strict=True)]
             scores = [one.scores(bank.aliases) for one, bank in zip(evaluators, banks, strict=True)]
             if isinstance(objective, ScoredObjective):
                 mean = objective.averaged(scores)
@@ -257,21 +296,19 @@ class Workshop:
         self,
         model: TaskModel,
         bank: FeatureBank,
-        task: str,
+        item: TaskData,
         part: Part,
         *,
-        limit: int | None = None,
         fills: Mapping[str, VEDropout] | None = None,
     ) -> Evaluator:
         settings = self.config.evaluate
         return Evaluator(
             model,
             bank,
-            self.data[task],
+            item,
             part,
             batch_size=settings.batch_size,
             precision=settings.precision,
-            limit=limit,
             processes=self.processes,
             fills=fills,
         )
@@ -311,8 +348,8 @@ class Workshop:
     def _answer(self, job: Job, task: str, model: TaskModel, bank: FeatureBank) -> None:
         """One task's cells, and where the model looks."""
         fills = self._fills(job, model, bank)
-        test = self._evaluator(model, bank, task, "test", fills=fills)
-        select = self._evaluator(model, bank, task, "select", fills=fills)
+        test = self._evaluator(model, bank, self.data[task], "test", fills=fills)
+        select = self._evaluator(model, bank, self.data[task], "select", fills=fills)
         full = job.shown
 
         def answer(cell: Cell) -> list[Answer]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from experiments.model import TaskModel
 from experiments.processes import Processes
 from experiments.training.average import Average
 from experiments.training.batches import Batches
+from experiments.training.clock import StepClock
 from experiments.training.gather import Shared
 from experiments.training.loop import make_dropout, num_steps
 from experiments.training.sampler import Sampler
@@ -178,6 +180,35 @@ def test_every_layer_that_runs_is_compiled_on_request(
     toy.fusion = replace(toy.fusion, operator=operator)
     toy.train("compiled", compile="blocks", steps=1)
     assert len(run) == layers
+
+
+def test_the_share_of_time_that_training_waits_for_features_is_recorded(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"validate_steps": 8, "checkpoint_steps": None}
+    read = type(toy.bank).of_examples
+
+    def slowly(*args: Any, **named: Any) -> Any:
+        time.sleep(0.3)
+        return read(*args, **named)
+
+    _, quick = toy.train("quick", **settings)
+    monkeypatch.setattr(type(toy.bank), "of_examples", slowly)
+    _, slow = toy.train("slow", **settings)
+    assert 0 <= quick["waiting"] < slow["waiting"] < 1 and slow["waiting"] > 0.5
+    assert slow["step_ms"]["wall"] >= 300
+
+
+def test_waiting_is_a_share_of_the_steps_that_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, at = StepClock(), iter((0.0, 10.0, 50.0, 60.0))
+    monkeypatch.setattr("time.perf_counter", lambda: next(at))
+    assert clock.waiting() is None
+    clock.step_ended(waited=7.0)  # what the first batch took is no part of a step
+    clock.step_ended(waited=9.0)
+    clock.rest()
+    clock.step_ended(waited=40.0)
+    clock.step_ended(waited=41.0)
+    assert clock.waiting() == pytest.approx((2.0 + 1.0) / 20.0)
 
 
 def test_epochs_and_steps(toy: Toy) -> None:

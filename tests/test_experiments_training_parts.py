@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from experiments.errors import ConfigError
 from experiments.model import TaskModel
 from experiments.training.launch import check_processes, make_accelerator, tracker_names
 from experiments.training.optimizer import module_of, parameter_groups
-from experiments.training.progress import has_converged
+from experiments.training.progress import Progress, has_converged
 from experiments.training.reader import ReadAhead
 from experiments.training.sampler import Sampler
 from experiments.training.schedule import learning_rate
@@ -80,6 +81,19 @@ def test_converged_means_that_no_score_moved_by_more_than_a_point() -> None:
     steady = [(8, {"gqa": 0.6, "vqa": 0.5}), (10, {"gqa": 0.605, "vqa": 0.495})]
     assert has_converged(steady) and not has_converged(steady[:1])
     assert not has_converged([steady[0], (10, {"gqa": 0.605, "vqa": 0.52})])
+
+
+def test_no_number_is_worse_than_any() -> None:
+    progress = Progress()
+    found = []
+    for step, score in enumerate((math.nan, math.nan, 0.1, math.nan, 0.2), start=1):
+        progress.step = step
+        found.append(progress.validated({"gqa": score, "vqa": 0.0}))
+    assert found == [True, False, True, False, True]
+    assert (progress.best_step, progress.best_score, progress.stale) == (5, pytest.approx(0.1), 0)
+    early = Progress()
+    early.validated({"gqa": math.nan})
+    assert Progress.from_dict(json.loads(json.dumps(early.to_dict()))).validated({"gqa": 0.0})
 
 
 def test_schedules_rise_alike_and_fall_apart() -> None:
@@ -166,6 +180,7 @@ def test_the_readers_thread_count_is_its_own() -> None:
         (["train.per_task.gqa.lr=0"], "train.per_task.gqa.lr=0.0 must be positive"),
         (["train.per_task.gqa.precision=bf16"], "set train.precision"),
         (["train.checkpoint_steps=0"], "must be positive"),
+        (["train.validate_examples=0"], "train.validate_examples=0 must be positive"),
         (["train.weights.gqa=-1"], "train.weights.gqa=-1.0 must not be negative"),
         ([f"train.weights.{task}=0" for task in TASKS], "0 for all tasks of the run"),
     ],
@@ -175,6 +190,19 @@ def test_settings_that_cannot_be_honoured_are_refused_by_name(settings: list[str
     with pytest.raises(ConfigError) as caught:
         check(override(demo(), [*changed, *settings]))
     assert said in str(caught.value)
+
+
+def test_a_blind_model_that_would_train_on_nothing_is_refused_by_name() -> None:
+    """The blind model of a joint run is trained on all its tasks but retrieval."""
+    none = ["train.weights.gqa=0", "train.weights.vqa=0"]
+    joint = replace(demo(), tasks=("flickr30k", "gqa", "vqa"))
+    for changes in ({}, {"coalitions": "retrained", "controls": "none"}, {"tasks": ("flickr30k", "gqa")}):
+        with pytest.raises(ConfigError, match="train.weights are 0 for gqa(, vqa)?, the tasks that the model without"):
+            check(override(replace(joint, **changes), none))
+    check(override(replace(joint, controls="none"), none))
+    check(override(joint, none[:1]))
+    check(override(replace(joint, tasks=("flickr30k", "coco")), ["train.weights.coco=0"]))
+    check(override(joint, [*none, "train.joint=false"]))
 
 
 def test_presets_follow_the_recipes_and_round_trip() -> None:

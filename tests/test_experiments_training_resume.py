@@ -53,7 +53,7 @@ def crashing(at: int) -> Callable[[TaskModel], Mapping[str, float]]:
 
 
 def without_time(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("seconds", "step_ms")}
+    return {key: value for key, value in record.items() if key not in ("seconds", "step_ms", "waiting")}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,9 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, file: str, damage: str
     else:
         torn.write_bytes(held[: len(held) // 2] if damage == "cut" else held)
     with pytest.warns(UserWarning, match="step-00000004 is torn"):
-        found = checkpoints.newest()
+        name = checkpoints.newest()
+    assert name == "step-00000002" and checkpoints.load("step-00000004") is None
+    found = checkpoints.load(name)
     assert found is not None and found.progress.step == 2
     assert found.weights["model"]["weight"].tolist() == [2.0]
     assert found.state["optimizer"]["state"][0]["step"].item() == 2.0
@@ -122,7 +124,8 @@ def test_the_last_two_are_kept_and_unfinished_ones_are_not_seen(tmp_path: Path) 
     checkpoints = saved(tmp_path / "run", 1, 2, 3)
     (tmp_path / "run" / "step-00000004.unfinished").mkdir()
     assert {path.name for path in (tmp_path / "run").glob("step-????????")} == {"step-00000002", "step-00000003"}
-    found = checkpoints.newest()
+    assert checkpoints.newest() == "step-00000003"
+    found = checkpoints.load("step-00000003")
     assert found is not None and found.progress.step == 3 and found.weights["model"]["weight"].tolist() == [3.0]
     checkpoints.clear()
     assert not (tmp_path / "run").exists()

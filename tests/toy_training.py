@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from encoders.store import FeatureStore, StoreMeta
 from experiments.config import RunConfig
-from experiments.data import FeatureBank, TaskData
+from experiments.data import FeatureBank, Source, TaskData
+from experiments.jobs import Job
 from experiments.model import TaskModel
 from experiments.training.checkpoint import Checkpoints
+from experiments.training.launch import make_accelerator
 from experiments.training.loop import make_dropout, train_model
 from experiments.training.settings import TrainConfig
+from experiments.workshop import Workshop
 from fusion.config import FusionConfig
 from fusion.model import FusionModel
 from tasks import load_task
@@ -67,16 +69,28 @@ def toy_bank(folder: Path, *names: str) -> FeatureBank:
 class Toy:
     """Data, features and models in one folder; `train` trains one, each time from the same start."""
 
-    def __init__(self, folder: Path, *names: str, dropout: float = 0.0) -> None:
+    def __init__(self, folder: Path, *names: str, dropout: float = 0.0, **settings: Any) -> None:
         self.folder = folder
         self.data, self.bank = toy_data(folder, *names), toy_bank(folder, *names)
         self.fusion = FusionConfig(width=16, layers=2, heads=2, text="scratch", dropout=dropout)
-        self.accelerator = Accelerator(cpu=True)
+        self.settings = replace(SMALL, **settings)
+        self.accelerator = make_accelerator(self.config())
 
     def config(self, **changes: Any) -> RunConfig:
         encoders = {alias: f"demo:{alias}" for alias in WIDTHS}
-        train = replace(SMALL, **changes)
-        return RunConfig("tiny", encoders, tasks=tuple(self.data), run="toy", fusion=self.fusion, train=train)
+        train = replace(self.settings, **changes)
+        places = {"run": "toy", "runs": str(self.folder / "runs"), "device": "cpu"}
+        return RunConfig("tiny", encoders, tasks=tuple(self.data), fusion=self.fusion, train=train, **places)
+
+    def workshop(self, *, runs: str = "runs", **changes: Any) -> Workshop:
+        """Of a run of these settings, in a folder of its own."""
+        config = replace(self.config(**changes), runs=str(self.folder / runs))
+        return Workshop(config, self.data, {}, self.bank, self.accelerator, {})
+
+    def job(self) -> Job:
+        """The joint masked model."""
+        sources = {alias: Source(alias) for alias in WIDTHS}
+        return Job("masked", "joint", tuple(self.data), tuple(self.data), 0, tuple(WIDTHS), sources)
 
     def model(self, config: RunConfig) -> TaskModel:
         torch.manual_seed(0)

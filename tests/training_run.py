@@ -12,6 +12,7 @@ SIZES = {
     "batch_size": 12,
     "checkpoint_steps": 2,
     "validate_steps": 4,
+    "validate_examples": 3,
     "log_steps": 5,
     "ema": 0.9,
     "keep": "best",
@@ -19,6 +20,7 @@ SIZES = {
     "groups": 2,
     "lr": 1e-3,
     "fill": "drop",
+    "trackers": (),
 }
 
 
@@ -67,7 +69,7 @@ def content(run: Path) -> dict[str, Any]:
             found[name] = json.loads(file.read_text())["tasks"]
         elif file.suffix == ".json":
             values = json.loads(file.read_text())
-            found[name] = {key: value for key, value in values.items() if key not in ("seconds", "step_ms")}
+            found[name] = {key: value for key, value in values.items() if key not in ("seconds", "step_ms", "waiting")}
         elif file.is_file():
             found[name] = file.read_bytes()
     return found

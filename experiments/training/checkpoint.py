@@ -68,14 +68,19 @@ class Checkpoints:
         for old in self._found()[KEPT:]:
             shutil.rmtree(old)
 
-    def newest(self) -> Checkpoint | None:
-        """The newest intact checkpoint, on the CPU; None if there is none."""
+    def newest(self) -> str | None:
+        """The name of the newest intact checkpoint; None if there is none."""
         for folder in self._found():
             damage = _damage(folder)
             if damage is None:
-                return _load(folder)
+                return folder.name
             warnings.warn(f"{folder} is torn ({damage}): training goes on from the one before", stacklevel=2)
         return None
+
+    def load(self, name: str) -> Checkpoint | None:
+        """A checkpoint, on the CPU; None as long as it is not there in full."""
+        folder = self.folder / name
+        return _load(folder) if _damage(folder) is None else None
 
     def clear(self) -> None:
         """Removes all checkpoints, once the trained model is saved."""

@@ -5,6 +5,7 @@ Handed the settings; refuses what cannot be honoured before anything is written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,14 @@ from experiments.training.settings import TrainConfig
 
 PATIENCE = timedelta(hours=3)
 """How long processes wait for one another: while one reads annotations or renders, or has more to extract than they."""
+NAMED_BY = {
+    "clearml": "task_name",
+    "mlflow": "run_name",
+    "swanlab": "experiment_name",
+    "trackio": "name",
+    "wandb": "name",
+}
+"""How trackers that put models into a project are told a model's name."""
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -88,6 +97,26 @@ def tracker_names(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
                 f" (installed: {have})"
             )
     return wanted
+
+
+def start_trackers(accelerator: Accelerator, values: Mapping[str, Any], *, project: str, model: str) -> None:
+    """Starts the trackers that the accelerator was made with, in the first process.
+
+    Like its `init_trackers`, which gives one name to all: a folder's in some trackers, a project's in others.
+
+    Args:
+        values: settings, which trackers show beside the curves.
+        project: the run, whose models belong together.
+        model: the model's name, which no other one in the project has.
+    """
+    for kind in map(str, accelerator.log_with) if accelerator.is_main_process else ():
+        made = LOGGER_TYPE_TO_CLASS[kind]
+        place = [accelerator.logging_dir] if made.requires_logging_directory else []
+        own = {NAMED_BY[kind]: model} if kind in NAMED_BY else {}
+        tracker = made(project if own else model, *place, **own)
+        accelerator.trackers.append(tracker)
+        tracker.start()
+        tracker.store_init_configuration(dict(values))
 
 
 def plain_settings(train: TrainConfig, **more: Any) -> dict[str, Any]:

@@ -22,12 +22,13 @@ from experiments.config import RunConfig
 from experiments.data import FeatureBank, TaskData
 from experiments.model import Group, TaskModel
 from experiments.processes import Processes
+from experiments.training.arrival import read_together
 from experiments.training.average import Average
 from experiments.training.batches import Batch, Batches, Mode
 from experiments.training.checkpoint import Checkpoint, Checkpoints, plain
 from experiments.training.clock import StepClock
 from experiments.training.interruption import Interruption
-from experiments.training.launch import plain_settings
+from experiments.training.launch import plain_settings, start_trackers
 from experiments.training.optimizer import make_optimizer, set_rate
 from experiments.training.progress import Progress, has_converged, validation_steps
 from experiments.training.reader import ReadAhead
@@ -38,8 +39,6 @@ from experiments.training.settings import TrainConfig
 from fusion.ve_dropout import VEDropout
 
 Validate = Callable[[TaskModel], dict[str, float]]
-AGREE_STEPS = 10
-"""Steps after which several processes ask one another whether one of them was told to stop."""
 STOPPED = 143
 """Exit status after SIGTERM, as shells give it."""
 
@@ -66,6 +65,7 @@ def train_model(
 
     Raises:
         SystemExit: SIGTERM came; a checkpoint of the last step was written.
+        ConfigError: a process cannot read the checkpoint that the first one goes on from.
     """
     settings = config.train_of(*data)
     train = {task: item.splits["train"].examples for task, item in data.items()}
@@ -77,16 +77,17 @@ def train_model(
     batches = Batches(bank, objectives, settings, dropout, mode, seed, steps, processes, pin=pin)
     together = [task for task, objective in objectives.items() if objective.scope == "batch"]
     sampler = Sampler(train, settings, seed=seed, together=together)
-    with Interruption() as interruption:
+    with Interruption(processes) as interruption:
         loop = Loop(model, settings, steps, accelerator, validate, checkpoints, interruption, seed=seed)
         if not loop.resume() and model.dropout is not None:
             observe(model.dropout, data, bank, count=settings.fill_images)
-        accelerator.init_trackers(f"{config.name}-{name}-{mode}-{seed}", plain_settings(settings, seed=seed))
+        tracked = f"{config.name}-{name}-{mode}-{seed}"
+        start_trackers(accelerator, plain_settings(settings, seed=seed), project=config.name, model=tracked)
         source = map(batches.read, sampler.draws(after=loop.progress.step, last=steps))
         threads = 1 if accelerator.device.type == "cpu" else None
         with ReadAhead(source, threads=threads) as ahead, loop.bar(name) as bar:
             for batch in takewhile(lambda _: not loop.stops_early, ahead):  # asked before the first step too
-                loop.step(batch)
+                loop.step(batch, waited=ahead.waited)
                 bar.update(settings.batch_size)
         loop.finish()
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes for good
@@ -178,21 +179,25 @@ class Loop:
         )
         return self._bar
 
-    def step(self, batch: Batch) -> None:
-        """One optimizer step, and what is due after it."""
+    def step(self, batch: Batch, *, waited: float = 0.0) -> None:
+        """One optimizer step, and what is due after it.
+
+        Args:
+            waited: seconds that batches have been waited for since the first.
+        """
         loss = self._train(batch)
         progress = self.progress
         progress.step = batch.step
         self._running += loss
         if batch.step % self.settings.log_steps == 0:
             self._log()
-        self._clock.step_ended()
+        self._clock.step_ended(waited=waited)
         if batch.step in self._validations:
             self._select()
             self._clock.rest()
         every = self.settings.checkpoint_steps
         ends = batch.step == self.steps or self.stops_early
-        stop = self._asked_to_stop(now=ends)
+        stop = self._interruption.asked_of_any()
         if stop or (not ends and every is not None and batch.step % every == 0):
             self._save()
             self._clock.rest()
@@ -234,10 +239,10 @@ class Loop:
     def _log(self) -> None:
         mean = self._take_running() / self.settings.log_steps
         self.progress.losses.append((self.progress.step, mean))
+        rate, waiting = self._optimizer.param_groups[0]["lr"], self._clock.waiting() or 0.0
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{mean:.3f}")
-        rate = self._optimizer.param_groups[0]["lr"]
-        self.accelerator.log({"train/loss": mean, "train/lr": rate}, step=self.progress.step)
+            self._bar.set_postfix(loss=f"{mean:.3f}", waiting=f"{waiting:.1%}")
+        self.accelerator.log({"train/loss": mean, "train/lr": rate, "train/waiting": waiting}, step=self.progress.step)
 
     def _take_running(self) -> float:
         """The sum of losses since the last record, over all processes; it starts again from 0."""
@@ -254,12 +259,6 @@ class Loop:
             if self.progress.validated(scores) and self.settings.keep == "best":
                 self._best = {key: plain(tensor) for key, tensor in self.model.state_dict().items()}
         self.accelerator.log({f"select/{task}": score for task, score in scores.items()}, step=self.progress.step)
-
-    def _asked_to_stop(self, *, now: bool) -> bool:
-        """Whether one of the processes was; several ask one another every so often, or now."""
-        if self.processes.count == 1:
-            return self._interruption.asked
-        return (now or self.progress.step % AGREE_STEPS == 0) and self.processes.any(self._interruption.asked)
 
     def _save(self) -> None:
         """Writes a checkpoint."""
@@ -278,8 +277,15 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> bool:
-        """Goes on from the newest intact checkpoint; whether there is one."""
-        found = self._checkpoints.newest()
+        """Goes on from the newest intact checkpoint that the first process finds; whether there is one.
+
+        Raises:
+            ConfigError: another process cannot read it.
+        """
+        checkpoints = self._checkpoints
+        found = read_together(
+            checkpoints.newest, checkpoints.load, folder=checkpoints.folder, processes=self.processes
+        )
         if found is None:
             return False
         self.model.load_state_dict(dict(found.weights["model"]))
@@ -321,4 +327,5 @@ class Loop:
             "converged": has_converged(progress.select),
             "seconds": round(progress.seconds, 1),
             "step_ms": self._clock.record(),
+            "waiting": self._clock.waiting(),
         }

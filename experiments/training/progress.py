@@ -5,6 +5,7 @@ Everything here is plain values that round-trip through JSON exactly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -49,9 +50,10 @@ class Progress:
         return made
 
     def validated(self, scores: Scores) -> bool:
-        """Records a validation of this step; whether it is the best so far."""
+        """Records a validation of this step; whether it is the best so far. No number is worse than any."""
         self.select.append((self.step, dict(scores)))
-        score = sum(scores.values()) / len(scores)
+        mean = sum(scores.values()) / len(scores)
+        score = -math.inf if math.isnan(mean) else mean
         if self.best_score is None or score > self.best_score:
             self.best_step, self.best_score, self.stale = self.step, score, 0
             return True

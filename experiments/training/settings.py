@@ -48,11 +48,13 @@ class TrainConfig:
         precision: of the forward pass; fp16 scales the loss.
         compile: "blocks" compiles the trunk's blocks with torch.compile.
         validate_steps: steps between validations; None for a quarter, a half, 80 % and all of the steps.
+        validate_examples: of a task's select split that validations are on, drawn at random by image; None for all of
+            it. A gallery is always ranked whole.
         keep: which model is kept: of the last step, or of the best validation (mean of the tasks' official metrics).
         patience: validations without a better one after which training stops; None to never stop early.
         checkpoint_steps: steps between checkpoints, from which a killed run goes on; None for none.
         log_steps: steps of which the mean loss is recorded.
-        trackers: of accelerate, by name; None for tensorboard where it is installed.
+        trackers: of accelerate, by name; None for tensorboard.
     """
 
     joint: bool = False
@@ -81,6 +83,7 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: Literal["no", "blocks"] = "no"
     validate_steps: int | None = None
+    validate_examples: int | None = None
     keep: Literal["last", "best"] = "last"
     patience: int | None = None
     checkpoint_steps: int | None = 500
@@ -90,7 +93,7 @@ class TrainConfig:
 
 POSITIVE = (
     *("steps", "blind_steps", "epochs", "batch_size", "groups", "accumulate", "bucket", "fill_images", "lr"),
-    *("clip_norm", "validate_steps", "patience", "checkpoint_steps", "log_steps"),
+    *("clip_norm", "validate_steps", "validate_examples", "patience", "checkpoint_steps", "log_steps"),
 )
 SHARES = ("empty", "warmup", "ve_warmup", "ema")
 
