@@ -20,12 +20,20 @@ START = 0.1
 rather than noise, and what it then sees was learned (as zero-initialised adapters do)."""
 
 
+ROUNDING = 1e-8
+"""Variance that is rounding, as a share of the channel's mean square and of the channels' mean variance: deviations of
+less than a ten thousandth, hundreds of times what float32 rounds."""
+
+
 class Standardise(nn.Module):
     """Takes each channel's mean away and divides by its standard deviation, over the tokens observed.
 
     What an encoder's tokens have in common tells no two of them apart, and it can be most of them: 95 % of the
     squared length of the demo ViT's tokens, and the massive activations of large ViTs (Sun et al. 2024). A LayerNorm
     normalises over channels and keeps it. Until something is observed, tokens pass as they are.
+
+    A channel that did not vary, but for rounding, is divided by what channels deviate on average: its own deviation
+    would make rounding as large as any content, and a value not observed before thousands of times larger.
     """
 
     count: Tensor
@@ -51,8 +59,11 @@ class Standardise(nn.Module):
         self.count += len(given)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Returns standardised tokens; a channel that never varied is only centred."""
-        scale = torch.where(self.variance > 0, self.variance, 1).rsqrt()
+        """Returns standardised tokens."""
+        average = self.variance.mean()
+        varied = self.variance > ROUNDING * (self.mean.square() + average)
+        variance = torch.where(varied, self.variance, average)
+        scale = torch.where(variance > 0, variance, 1).rsqrt()
         return (tokens - self.mean.to(tokens)) * scale.to(tokens)
 
 

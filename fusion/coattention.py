@@ -51,9 +51,7 @@ class CoAttention(FusionOperator):
         seen = Stream(tokens, tokens_valid)
         asked = None
         if attention == "mass":
-            first = torch.zeros_like(lead.valid)
-            first[:, 0] = True
-            asked = Asked(first, indicator(tokens_valid, tokens_spans))
+            asked = Asked(torch.ones_like(lead.valid[:, :1]), indicator(tokens_valid, tokens_spans))
         text, seen, masses = self._layers(lead, seen, asked)
         states = torch.cat([self.trunk.final_norm(text.states), self.visual_trunk.final_norm(seen.states)], dim=1)
         _, valid, spans = join(lead, visual)

@@ -26,7 +26,10 @@ class Memory(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Whose attention is asked about, and the spans: how much of each memory token belongs to each."""
+    """Whose attention is asked about, and the spans: how much of each memory token belongs to each.
+
+    `queries` has a column for each of the first queries; nothing is computed for those behind them.
+    """
 
     queries: Bool[Tensor, "b q"]
     spans: Float[Tensor, "b l e"]
@@ -40,14 +43,21 @@ def span_mass(
 ) -> Float[Tensor, "b h e"]:
     """Returns the attention mass on each span, averaged over the queries asked about; 0 without any.
 
-    Attention is linear in its values: with a span's indicator as values it returns the span's mass. In
+    Attention is linear in its values: with a span's indicator as values it returns the span's mass. Fused kernels
+    take values of the queries' size alone, so indicators are read that many at a time, filled up with zeros. In
     float32, without gradient.
     """
+    heads, size, num_asked = query.shape[1], query.shape[3], asked.queries.shape[1]
+    parts = []
     with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-        indicator = repeat(asked.spans.float(), "b l e -> b h l e", h=query.shape[1])
-        mass = F.scaled_dot_product_attention(query.float(), keys.float(), indicator, attn_mask=mask)
+        query, keys, mask = query[:, :, :num_asked].float(), keys.float(), mask[:, :, :num_asked]
+        for spans in torch.split(asked.spans.float(), size, dim=2):
+            filled = repeat(F.pad(spans, (0, size - spans.shape[2])), "b l c -> b h l c", h=heads)
+            read = F.scaled_dot_product_attention(query, keys, filled, attn_mask=mask)
+            parts.append(read[..., : spans.shape[2]])
         rows = asked.queries[:, None, :, None]
-        total: Tensor = mass.masked_fill(~rows, 0).sum(dim=2) / rows.sum(dim=2).clamp_min(1)
+        mass = torch.cat(parts, dim=3).masked_fill(~rows, 0)
+        total: Tensor = mass.sum(dim=2) / rows.sum(dim=2).clamp_min(1)
         return total
 
 
@@ -97,7 +107,7 @@ class Reading(nn.Module):
         added = self.out(rearrange(attended, "b h q c -> b q (h c)")).masked_fill(~reads, 0)
         mass = None
         if asked is not None:
-            of = Asked(asked.queries & reads[..., 0], asked.spans)
+            of = Asked(asked.queries & reads[:, : asked.queries.shape[1], 0], asked.spans)
             mass = span_mass(query.detach(), keys.detach(), mask, of)
         return self.dropout(added), mass
 

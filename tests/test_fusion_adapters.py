@@ -20,7 +20,7 @@ def features(tokens: torch.Tensor) -> Features:
 
 def test_pieces_give_what_scikit_learn_gives_for_the_whole() -> None:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(1000, 5, generator=generator) * torch.tensor([1.0, 30.0, 0.01, 1.0, 0.0]) + 100 * torch.arange(5)
+    rows = torch.randn(1000, 5, generator=generator) * torch.tensor([1.0, 30.0, 0.1, 1.0, 0.0]) + 100 * torch.arange(5)
     module = Standardise(5)
     assert torch.equal(module(rows[None]), rows[None])  # nothing observed yet
     for piece in rows.split([1, 17, 0, 600, 382]):
@@ -29,6 +29,24 @@ def test_pieces_give_what_scikit_learn_gives_for_the_whole() -> None:
     assert np.allclose(module(rows[None])[0].numpy()[:, :4], expected[:, :4], atol=2e-2)
     assert np.allclose(module.variance.numpy()[:4], rows.double().numpy().var(axis=0)[:4], rtol=1e-3)
     assert torch.equal(module(rows[None])[0, :, 4], torch.zeros(1000))  # never varied
+
+
+@pytest.mark.parametrize("place", [100.3, 0.0])
+@pytest.mark.parametrize("rounding", [0.0, 1e-7, 3e-6])
+def test_rounding_of_a_constant_channel_is_no_content(place: float, rounding: float) -> None:
+    """Whether it is exact or off by a float's last bits, a constant channel stays near 0, and a new value there is as
+    large as in the others: 10 of their deviations, not millions of its own."""
+    generator = torch.Generator().manual_seed(0)
+    rows = 5 * torch.randn(1000, 4, generator=generator)
+    rows[:, 2] = place + rounding * (place or 5) * torch.randn(1000, generator=generator)
+    module = Standardise(4)
+    for piece in rows.split(300):
+        module.observe(piece)
+    found = module(rows[None])[0]
+    assert found[:, 2].abs().max() < 1e-2
+    torch.testing.assert_close(found[:, :2].std(dim=0), torch.ones(2), atol=1e-2, rtol=0)
+    rows[0, 2] = place + 50
+    assert 9 < module(rows[None])[0, 0, 2] < 13  # three channels of four deviate by 5: 4.3 on average
 
 
 def test_a_model_does_not_see_the_scale_and_offset_of_channels() -> None:

@@ -1,20 +1,23 @@
-"""Attention mass of every operator against a softmax written out, and the names under which it is reported."""
+"""Attention mass of every operator against a softmax written out, its names, and what finding it keeps in memory."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from fusion_batch import TEXTS, WIDTHS, batch, close
+from fusion_explicit import mass_and_weights
 from fusion_facts import FACTS, small_config
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fusion import OPERATORS
 from fusion.config import FusionConfig
 from fusion.model import FusionModel
-from fusion.types import Coalition, Encoded, Features, coalition_name
+from fusion.reading import Asked, span_mass
+from fusion.types import Coalition, coalition_name
 
 NUM_LEAD = 6  # CLS, and the longest text with its [SEP]
 
@@ -29,100 +32,66 @@ def model(request: pytest.FixtureRequest, config: FusionConfig) -> FusionModel:
     return FusionModel(replace(config, operator=request.param), WIDTHS).eval()
 
 
-class Explicit:
-    """Stands in for the fused kernel, with the softmax written out; keeps the weights of every call."""
-
-    def __init__(self) -> None:
-        self.weights: list[Tensor] = []
-
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        scores = query @ keys.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
-        exponentials = (scores - scores.amax(-1, keepdim=True)).exp()
-        weights = exponentials / exponentials.sum(-1, keepdim=True)
-        if values.shape[-1] == query.shape[-1]:  # not the indicator's turn
-            self.weights.append(weights.detach())
-        return weights @ values
-
-
-def expected_mass(operator: str, weights: list[Tensor], encoded: Encoded, features: Mapping[str, Features]) -> Tensor:
-    """Layers b h e from the explicit weights: those of CLS, or the mean over the queries that read."""
-    if operator in ("concat", "channel"):
-        spans = list(encoded.spans.values())
-        return torch.stack([torch.stack([w[:, :, 0, s].sum(-1) for s in spans], -1) for w in weights])
-    if operator == "late":  # vit's two layers, then clip's two
-        ends = (0, 1, NUM_LEAD)
-        branches = []
-        for column, layers in ((2, weights[:2]), (3, weights[2:])):
-            mass = torch.zeros(2, 3, 4, 4)
-            for layer, w in enumerate(layers):
-                row = w[:, :, 0]
-                parts = [row[..., : ends[1]], row[..., ends[1] : ends[2]], row[..., ends[2] :]]
-                for place, part in zip((0, 1, column), parts, strict=True):
-                    mass[layer, ..., place] = part.sum(-1)
-            branches.append(mass)
-        return (branches[0] + branches[1]) / 2
-    num_vit = features["vit"].tokens.shape[1]
-    if operator == "coattention":  # per layer: text on itself, visual on itself, text on visual, visual on text
-        rows = [w[:, :, 0] for w in weights[2::4]]
-    else:  # the reader's two calls come first
-        rows = [w.mean(2) for w in weights[:2]]
-    return torch.stack([torch.stack([r[..., :num_vit].sum(-1), r[..., num_vit:].sum(-1)], -1) for r in rows])
-
-
 def test_attention_mass_equals_the_explicit_softmax(model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    operator = model.config.operator
-    features = {alias: batch()[alias] for alias in ("vit", "clip")}
-    features["clip"].valid[1, 4:7] = False
-    plain = model.encode(TEXTS, features, ("vit", "clip"))
-    asked = model.encode(TEXTS, features, ("vit", "clip"), attention="mass")
-    assert plain.attention is None and plain.weight is None and torch.equal(plain.pooled, asked.pooled)
-    explicit = Explicit()
-    monkeypatch.setattr(F, "scaled_dot_product_attention", explicit)
-    written_out = model.encode(TEXTS, features, ("vit", "clip"), attention="mass")
-    close(written_out.pooled, asked.pooled)
-    report, facts = asked.attention, FACTS[operator]
+    asked, _ = mass_and_weights(model, TEXTS, monkeypatch)
+    report, facts = asked.attention, FACTS[model.config.operator]
     assert report is not None and report.query == facts.query and report.names == facts.mass_names
-    assert report.mass.shape == (2, 3, 4, len(facts.mass_names)) and not report.mass.requires_grad
-    if operator == "gated":
-        expected = gated_mass(model, explicit.weights, asked, features)
-    else:
-        expected = expected_mass(operator, explicit.weights, asked, features)
-    close(report.mass, expected)
-    close(report.mass.sum(-1), torch.ones(2, 3, 4))
+    assert report.mass.shape == (2, 3, 4, len(facts.mass_names))
     close(report.token_share.sum(), torch.tensor(1.0))
     assert asked.weight is not None and asked.weight.kind == facts.weight
     assert asked.weight.names == ("vit", "clip") and (asked.weight.values >= 0).all()
     close(asked.weight.values.sum(1), torch.ones(3))
 
 
-def gated_mass(model: FusionModel, weights: list[Tensor], encoded: Encoded, features: Mapping[str, Features]) -> Tensor:
-    """Each mixed token's weight goes to its encoders by their gates; only clip has a token of the whole image."""
-    assert encoded.weight is not None
-    gates = encoded.weight.values
-    layers = []
-    for w in weights:
-        row = w[:, :, 0]
-        whole, cells = row[..., NUM_LEAD], row[..., NUM_LEAD + 1 :]
-        # The cells that clip's masked tokens leave to vit alone: those over its 3x3 tokens 4, 5 and 6.
-        both = torch.ones(3, 49)
-        shares = torch.stack([gates[:, :1] * both, gates[:, 1:] * both], -1)
-        for cell in range(49):
-            y, x = divmod(cell, 7)
-            under = {3 * r + c for r in _under(y) for c in _under(x)}
-            if under <= {3, 4, 5}:  # tokens 4, 5, 6 behind the prefix are grid cells 3, 4, 5
-                shares[1, cell] = torch.tensor([1.0, 0.0])
-        mass = [row[..., 0], row[..., 1:NUM_LEAD].sum(-1)]
-        mass.append(torch.einsum("bhm,bm->bh", cells, shares[..., 0]))
-        mass.append(torch.einsum("bhm,bm->bh", cells, shares[..., 1]) + whole)
-        layers.append(torch.stack(mass, -1))
-    return torch.stack(layers)
+def test_asking_changes_nothing_else(model: FusionModel) -> None:
+    plain = model.encode(TEXTS, batch(), ("vit", "clip"))
+    asked = model.encode(TEXTS, batch(), ("vit", "clip"), attention="mass")
+    assert plain.attention is None and plain.weight is None
+    assert torch.equal(plain.pooled, asked.pooled) and torch.equal(plain.states, asked.states)
 
 
-def _under(cell: int) -> set[int]:
-    """Which thirds a seventh overlaps: 0, 1 | 2 straddles | 3 | 4 straddles | 5, 6."""
-    return [{0}, {0}, {0, 1}, {1}, {1, 2}, {2}, {2}][cell]
+class Shapes(TorchDispatchMode):
+    """Records the shape of everything computed, inside of composite operators too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.seen |= {tuple(part.shape) for part in tree_leaves(found) if isinstance(part, Tensor)}
+        return found
+
+
+@pytest.mark.parametrize("num_spans", [2, 7])
+@pytest.mark.parametrize("num_queries", [1, 37])
+def test_mass_of_readings_keeps_no_weights(num_queries: int, num_spans: int) -> None:
+    """Fewer and more spans than a head's four channels; 41 queries read 53 tokens, some not all, and one is padding."""
+    generator = torch.Generator().manual_seed(0)
+    query, keys = (torch.randn(2, 3, n, 4, generator=generator) for n in (41, 53))
+    mask = torch.rand(2, 1, 41, 53, generator=generator) < 0.8
+    asked = Asked(torch.ones(2, num_queries, dtype=torch.bool), torch.rand(2, 53, num_spans, generator=generator))
+    asked.queries[1, 1:5] = False
+    with Shapes() as shapes:
+        found = span_mass(query, keys, mask, asked)
+    assert (2, 3, num_queries, 4) in shapes.seen
+    assert not any(len(shape) > 2 and shape[1] == 3 and shape[-1] == 53 for shape in shapes.seen)
+    weights = (query @ keys.transpose(-1, -2) / 2).masked_fill(~mask, -torch.inf).softmax(-1)
+    mass = weights @ asked.spans[:, None]
+    for row in range(2):
+        close(found[row], mass[row, :, :num_queries][:, asked.queries[row]].mean(1))
+
+
+@pytest.mark.parametrize("operator", ["coattention", "resampler", "window"])
+def test_operators_that_read_keep_no_weights(config: FusionConfig, operator: str) -> None:
+    """Nothing computed has a value for each query and each of the 14 visual tokens, for each head."""
+    model = FusionModel(replace(config, operator=operator), WIDTHS).eval()
+    with Shapes() as shapes:
+        model.encode(TEXTS, batch(), ("vit", "clip"), attention="mass")
+    num_queries = {"coattention": NUM_LEAD, "resampler": 32, "window": 49}[operator]
+    assert not any(math.prod(shape) == 3 * 4 * num_queries * 14 and shape[-1] == 14 for shape in shapes.seen)
+    rows = 1 if operator == "coattention" else num_queries
+    assert (3, 4, rows, 8) in shapes.seen  # the mass of CLS alone in coattention, of every query elsewhere
 
 
 @pytest.mark.parametrize("coalition", [(), ("keys",)], ids=coalition_name)
