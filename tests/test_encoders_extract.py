@@ -389,6 +389,15 @@ def test_a_store_that_may_only_be_read_says_so_when_the_dataset_grows(
     assert "waiting" not in capsys.readouterr().err
 
 
+def test_a_torn_part_of_a_store_that_lacks_nothing_is_refused(tmp_path: Path) -> None:
+    paths, root = numbered(tmp_path / "a", 3), tmp_path / "root"
+    extract(paths, [Told("told")], root=root, progress="none")
+    (part,) = root.glob("*/part-*")
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=f"{part.name} is torn: it has .* bytes instead of"):
+        extract(paths, [Told("told")], root=root, progress="none")
+
+
 def test_features_that_cannot_be_looked_up_are_refused_in_one_line(tmp_path: Path) -> None:
     class Lacking(Looked):
         def rows(self, paths: Sequence[Path]) -> Rows:
