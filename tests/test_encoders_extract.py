@@ -233,6 +233,14 @@ def test_undecodable_images_are_left_out_on_request_and_put_on_record(tmp_path: 
         extract(paths, [Told("told")], root=root, progress="none")
 
 
+def test_of_many_images_that_do_not_decode_the_command_that_lists_them_is_named(tmp_path: Path) -> None:
+    paths = numbered(tmp_path / "a", 11)
+    for path in paths[:10]:
+        path.write_text(f"no image {path}")
+    with pytest.raises(ImageError, match=r"and 2 more: python -m tasks.check DATASET FOLDER --exclude FILE writes"):
+        extract(paths, [Told("told")], root=tmp_path / "root", progress="none")
+
+
 def test_other_weights_or_another_resolution_never_see_old_features(tmp_path: Path) -> None:
     paths, root = pictures(tmp_path / "images", 3), tmp_path / "root"
     timm_folder(tmp_path / "1" / "vit", seed=0)
