@@ -87,6 +87,8 @@ def extract(
         digests = digest_all(images, pool, cache=digest_cache, share=share, progress=progress)
         files = {digest: path for path, digest in reversed(digests.items())}
         stores = [FeatureStore(root, encoder) for encoder in distinct.values()]
+        for store in stores:  # before hours of work, and not only when a torn part is first read
+            store.part_list.check_sizes()
         every, record = list(dict.fromkeys(digests.values())), Undecodable(root)
         excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set[str]()
         missing = [set(store.missing(every)) - excluded for store in stores]
@@ -195,10 +197,9 @@ class _Extraction:
                 yield batch, self._compute(batch)
         except torch.OutOfMemoryError as error:
             size, names = self._plan.batch_size, ", ".join(writer.encoder.alias for writer in self._writers)
-            raise EncoderError(
-                f"{size} images a pass of {names} do not fit the GPU's memory: python -m experiments.extract"
-                f" --batch-size {max(1, size // 2)} takes half as many; what is complete is kept"
-            ) from error
+            fewer = f"python -m experiments.extract --batch-size {size // 2} takes half as many and goes on from here"
+            remedy = fewer if size > 1 else "dtype=bf16 takes half of it"
+            raise EncoderError(f"{size} images a pass of {names} do not fit the GPU's memory: {remedy}") from error
 
     def _begin(self, block: Block) -> None:
         """Takes the block, and sees what is still lacking: another process may have completed it meanwhile.

@@ -27,24 +27,19 @@ class PartList:
         opened: those that are open.
 
     Raises:
-        StoreError: a part is torn, or its table altered.
+        StoreError: a part that the index does not cover is torn, or its table altered.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._listed: list[IndexedPart] = []
         self.opened = OpenParts(folder)
         index = read_index(folder)  # before the folder is listed: what it names was complete by then
-        sizes = part_sizes(folder)
-        if index is None or not {part.name for part in index.parts} <= set(sizes):
+        names = part_names(folder)
+        if index is None or not names.issuperset(part.name for part in index.parts):
             index = Index([], DigestTable.of([]))
-        for part in index.parts:
-            if sizes[part.name] != part.size:
-                file = folder / part.name
-                raise StoreError(f"{file} is torn: it has {sizes[part.name]} bytes instead of {part.size}; {REPAIR}")
-            self._listed.append(part)
+        self._listed = index.parts
         self._num_indexed, self._indexed, self._others = len(self._listed), index.table, DigestTable.of([])
-        self._take_up(sizes)
+        self._take_up(names)
 
     def __len__(self) -> int:
         """Images stored; one that several parts hold counts once."""
@@ -70,7 +65,19 @@ class PartList:
         Raises:
             StoreError: a new part is torn.
         """
-        self._take_up(part_sizes(self.folder))
+        self._take_up(part_names(self.folder))
+
+    def check_sizes(self) -> None:
+        """Looks at the size of every part, which takes a system call for each.
+
+        Raises:
+            StoreError: one is torn.
+        """
+        sizes = part_sizes(self.folder)
+        for name, size, _ in self._listed:
+            if sizes.get(name, size) != size:
+                file = self.folder / name
+                raise StoreError(f"{file} is torn: it has {sizes[name]} bytes instead of {size}; {REPAIR}")
 
     def find(self, digests: Sequence[str]) -> NDArray[np.int32]:
         """Number of the part and row in it for each image, or `ABSENT`."""
@@ -132,17 +139,31 @@ class PartList:
         if not same or ((self.folder / INDEX).exists() and read_index(self.folder) is None):
             raise StoreError(f"{self.folder / INDEX} is altered: it does not fit the parts; {REPAIR}")
 
-    def _take_up(self, sizes: dict[str, int]) -> None:
-        known = {part.name for part in self._listed}
-        fresh = sorted(set(sizes) - known)
+    def _take_up(self, names: set[str]) -> None:
+        fresh = sorted(names.difference(part.name for part in self._listed))
         for name in fresh:
-            self._listed.append(IndexedPart(name, sizes[name], self.opened.get(name).plan))
+            part = self.opened.get(name)
+            self._listed.append(IndexedPart(name, part.size, part.plan))
         if fresh:
             self._others = self._table_of(range(self._num_indexed, self.num_parts))
 
     def _table_of(self, numbers: Iterable[int]) -> DigestTable:
         """Made of the parts themselves, of which no more need be open than one."""
         return DigestTable.of([(number, self.part(number).digests.copy()) for number in numbers])
+
+
+def part_names(folder: Path) -> set[str]:
+    """File name of each complete part.
+
+    Raises:
+        StoreError: the folder cannot be read.
+    """
+    try:
+        return {name for name in os.listdir(folder) if name.startswith("part-") and name.endswith(".safetensors")}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise StoreError(f"cannot read {folder}: {error}") from error
 
 
 def part_sizes(folder: Path) -> dict[str, int]:
@@ -152,10 +173,6 @@ def part_sizes(folder: Path) -> dict[str, int]:
         StoreError: the folder cannot be read.
     """
     try:
-        with os.scandir(folder) as entries:
-            names = [e for e in entries if e.name.startswith("part-") and e.name.endswith(".safetensors")]
-            return {entry.name: entry.stat().st_size for entry in names}
-    except FileNotFoundError:
-        return {}
+        return {name: os.stat(os.path.join(folder, name)).st_size for name in part_names(folder)}
     except OSError as error:
         raise StoreError(f"cannot read {folder}: {error}") from error

@@ -34,6 +34,7 @@ class Part:
     """A part opened for reading: header and table are checked, tokens stay on disk until read.
 
     Attributes:
+        size: bytes of the file.
         count: images in the part.
         plan: which plan of an extraction it belongs to; empty for none.
         checksum: of its table.
@@ -50,7 +51,7 @@ class Part:
         kinds, metadata = self._tensors.kinds(), self._tensors.metadata
         if not {*TABLE, "tokens"} <= set(kinds) or metadata.get("format") != FORMAT:
             raise StoreError(f"{file} is not a part of a feature store of format {FORMAT}")
-        self.plan = metadata.get("plan", "")
+        self.plan, self.size = metadata.get("plan", ""), self._tensors.size
         self.count = kinds["digests"][1][0]
         self.kind, (self._rows, self.width) = kinds["tokens"][0], kinds["tokens"][1]
         self.digests: NDArray[np.uint8] = self._tensors.array("digests")

@@ -57,7 +57,7 @@ class FeatureStore:
     It may be handed to other processes: they open the folder again. Only complete parts are seen.
 
     Raises:
-        StoreError: the folder belongs to another fingerprint, or a part in it is torn.
+        StoreError: the folder belongs to another fingerprint, or a part in it that the index does not cover is torn.
     """
 
     def __init__(self, root: Path, encoder: Encoder | StoreMeta) -> None:

@@ -233,6 +233,14 @@ def test_undecodable_images_are_left_out_on_request_and_put_on_record(tmp_path: 
         extract(paths, [Told("told")], root=root, progress="none")
 
 
+def test_of_many_images_that_do_not_decode_the_command_that_lists_them_is_named(tmp_path: Path) -> None:
+    paths = numbered(tmp_path / "a", 11)
+    for path in paths[:10]:
+        path.write_text(f"no image {path}")
+    with pytest.raises(ImageError, match=r"and 2 more: python -m tasks.check DATASET FOLDER --exclude FILE writes"):
+        extract(paths, [Told("told")], root=tmp_path / "root", progress="none")
+
+
 def test_other_weights_or_another_resolution_never_see_old_features(tmp_path: Path) -> None:
     paths, root = pictures(tmp_path / "images", 3), tmp_path / "root"
     timm_folder(tmp_path / "1" / "vit", seed=0)
@@ -387,6 +395,15 @@ def test_a_store_that_may_only_be_read_says_so_when_the_dataset_grows(
     with pytest.raises(StoreError, match=f"cannot write {FeatureStore(root, encoder).folder}/.lock-.*: Read-only"):
         extract(paths, [encoder], **options)  # type: ignore[arg-type]
     assert "waiting" not in capsys.readouterr().err
+
+
+def test_a_torn_part_of_a_store_that_lacks_nothing_is_refused(tmp_path: Path) -> None:
+    paths, root = numbered(tmp_path / "a", 3), tmp_path / "root"
+    extract(paths, [Told("told")], root=root, progress="none")
+    (part,) = root.glob("*/part-*")
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=f"{part.name} is torn: it has .* bytes instead of"):
+        extract(paths, [Told("told")], root=root, progress="none")
 
 
 def test_features_that_cannot_be_looked_up_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -208,10 +208,11 @@ def test_what_cannot_be_read_at_the_moment_is_not_damaged(
 def _a_hundred_parts(root: Path) -> tuple[FeatureStore, list[str]]:
     """Image n, of which each value is n, in a part of its own."""
     store, digests = FeatureStore(root, META), [name(number) for number in range(100)]
+    store.prepare()
     for number, digest in enumerate(digests):
-        store.write_part([digest], torch.full((1, 2, 3), float(number)))
-    store.part_list.write_index()
-    return FeatureStore.open(store.folder), digests
+        store.write_encoded([digest], [np.full((2, 3), number, "<f4")], np.array([2], "<i4"))
+    FeatureStore(root, META).part_list.write_index()
+    return FeatureStore(root, META), digests
 
 
 def test_more_parts_than_files_may_be_open(tmp_path: Path) -> None:
@@ -343,6 +344,21 @@ def test_an_old_or_absent_index_changes_nothing(written: Path, tmp_path: Path) -
     assert set(FeatureStore.open(folder).missing([A, B, C, D])) == lost
 
 
+def test_a_torn_part_is_refused_before_more_is_extracted_and_when_it_is_read(written: Path, tmp_path: Path) -> None:
+    """One that the index covers: a store opens without a look at it, and the others' images are read."""
+    folder = tmp_path / written.name
+    shutil.copytree(written, folder)
+    part_list = FeatureStore.open(folder).part_list
+    file = part_list.part(int(part_list.find([C])[0, 0])).file
+    part_list.check_sizes()
+    os.truncate(file, 100)
+    store = FeatureStore.open(folder)
+    assert store.read([A]).tokens.max() == 1
+    for refused in (store.part_list.check_sizes, lambda: store.read([C])):
+        with pytest.raises(StoreError, match=f"{file.name} is torn"):
+            refused()
+
+
 def test_an_index_written_while_a_store_is_opened_still_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,7 +381,7 @@ def test_an_index_written_while_a_store_is_opened_still_counts(
         monkeypatch.setattr(part_list, name, looking)
 
     looks_at("read_index")
-    looks_at("part_sizes")
+    looks_at("part_names")
     opened = FeatureStore(tmp_path, META)
     assert len(opened) == 3 and opened.part_list.num_unindexed == len(opened.part_list.opened) == 1
 

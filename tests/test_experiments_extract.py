@@ -26,7 +26,7 @@ from experiments.data import fill_stores, read_tasks
 from experiments.errors import ConfigError
 from experiments.estimate import Pace, choices, estimate, seconds_an_image, size_lines
 from experiments.extract import main
-from experiments.share import refuse_one_gpu
+from experiments.share import refuse_one_gpu, use_gpu
 from experiments.stores import agreed_batch
 from experiments.world.build import build_world
 
@@ -213,6 +213,19 @@ def test_processes_that_were_launched_together_are_not_put_on_one_gpu() -> None:
         refuse_one_gpu(device, processes=processes)
     with pytest.raises(ConfigError, match="--device cuda:0 puts all 8 processes on one GPU; nearest: --device cuda,"):
         refuse_one_gpu("cuda:0", processes=8)
+
+
+def test_a_gpu_that_is_named_by_its_number_is_worked_on(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    for device in (None, "cpu", "cuda", "cuda:1"):
+        use_gpu(device)
+    assert chosen == ["cuda:1"]
+    monkeypatch.setattr("experiments.share.use_gpu", lambda device: chosen.append(f"asked: {device}"))
+    flags = ["--data", str(world), "--tasks", "snli_ve", "--encoders", "vit=demo:vit", "--device", "cpu"]
+    assert main([*flags, "--cache", str(tmp_path / "cache")]) == 0 and chosen[1:] == ["asked: cpu"]
 
 
 def test_all_processes_take_the_batch_of_the_smallest_memory(monkeypatch: pytest.MonkeyPatch) -> None:
