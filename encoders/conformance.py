@@ -44,7 +44,7 @@ def check(spec: str, *, device: str = "cpu", second_process: Literal["yes", "no"
     properties = {**BASIC, **(FILES if encoder.reads == "files" else PIXELS)}
     properties["loaded again"] = lambda one: same(one, load_encoder(spec, device=device))
     if second_process == "yes":
-        properties["in another process"] = lambda one: _elsewhere(one, spec)
+        properties["in another process"] = lambda one: _elsewhere(one, spec, device=device)
     return [_finding(name, look, encoder) for name, look in properties.items()]
 
 
@@ -59,10 +59,10 @@ def _finding(name: str, look: Callable[[Encoder], str], encoder: Encoder) -> Fin
         return Finding(name, "broken", f"it raises {type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _elsewhere(encoder: Encoder, spec: str) -> str:
+def _elsewhere(encoder: Encoder, spec: str, *, device: str) -> str:
     from encoders.contract import require
 
-    command = [sys.executable, "-m", "encoders.conformance", "--fingerprint", spec]
+    command = [sys.executable, "-m", "encoders.conformance", "--device", device, "--fingerprint", spec]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     require(done.returncode == 0, f"it cannot be loaded there: {done.stderr.strip()[-300:]}")
     other = done.stdout.split()[-1]
@@ -73,7 +73,7 @@ def _elsewhere(encoder: Encoder, spec: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m encoders.conformance", description=__doc__)
     parser.add_argument("specs", nargs="+", metavar="SPEC", help="such as mine=file:my_encoder.py or demo:vit")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="such as cuda or cuda:1 (default: cpu)")
     parser.add_argument("--fingerprint", action="store_true", help="print the fingerprints and check nothing")
     args = parser.parse_args(argv)
     from encoders import load_encoder

@@ -8,7 +8,6 @@ so the same call gives the same bytes however often it was killed, and several p
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from encoders.memory import USUAL, BatchSize
 from encoders.module import tokens_together
 from encoders.part_writer import BatchFeatures, PartWriter
 from encoders.plan import PART_IMAGES, Block, Plan, Shard
+from encoders.processors import decoding_threads
 from encoders.space import require_space, rooms
 from encoders.store import FeatureStore
 from encoders.transfer import Arriving, batches_behind, delayed, place_of, start_to_memory
@@ -62,7 +62,7 @@ def extract(
         batch_size: images a forward pass; or what tells it, called once with the encoders that lack features.
         progress: on standard error what there is to store and room for, and a bar with rate and time left, or
             none; nothing is shown when nothing is to do.
-        workers: decoding threads; by default one a core, at most 8.
+        workers: decoding threads; by default this process's share of the processors (`encoders.processors`).
         shard: the share of this process, where several divide the work.
         undecodable: refuse images that cannot be decoded, or leave them out and put them on record under `root`.
         part_images: images a part, at most.
@@ -80,7 +80,7 @@ def extract(
             has no room for what all processes together are to store.
         EncoderError: the batch does not fit the GPU's memory.
     """
-    workers = workers or min(8, os.cpu_count() or 1)
+    workers = workers or decoding_threads()
     distinct = {each.fingerprint: each for one in encoders for each in _views(one)}
     with whole_files_only(), ThreadPoolExecutor(workers) as pool:
         share = shard.index, shard.count

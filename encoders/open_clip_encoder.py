@@ -3,10 +3,11 @@ a local folder with `open_clip_config.json` and `open_clip_model.safetensors`. `
 tower too.
 
 Tokens of a ViT tower are the last block's, class token first, after `ln_post` and before the projection into
-the shared space; with `layer` that block's, not normalised. (Towers with attentional pooling have their norm
-after the pool, so theirs are not normalised either.) ResNet towers give their last map, timm towers what timm
-gives. The activation is the one that the weights were trained with: open_clip itself runs those of OpenAI, MetaCLIP
-and DFN under a name such as ViT-B-32 with another one, and only warns. Code in a checkpoint is never run.
+the shared space; with `layer` that block's, not normalised. (Towers with attentional pooling, such as CoCa's, and
+CLIPA's have their norm after the pool, so theirs are not normalised either.) ResNet towers give their last map, timm
+towers what timm gives. The activation is the one that the weights were trained with: open_clip itself runs those of
+OpenAI, MetaCLIP and DFN under a name such as ViT-B-32 with another one, and only warns. Code in a checkpoint is never
+run.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from encoders.described import from_open_clip
 from encoders.errors import EncoderError, nearest
 from encoders.module import Forward, ModuleEncoder
 from encoders.options import Layer
-from encoders.pooling import TokenGrid, from_map
+from encoders.pooling import TokenGrid, from_map, from_sequence
 from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+RESNET = ("stem", "layer1", "layer2", "layer3", "layer4")
 FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError)
 
 
@@ -126,24 +128,25 @@ def tower_forward(visual: Any) -> Forward:
         return trunk_forward(visual.trunk)
 
     def forward(images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
-        numbers = [layer for layer in layers if layer is not None]
-        taken = dict(zip(numbers, _intermediates(visual, images, numbers), strict=True)) if numbers else {}
-        normalise = getattr(visual, "attn_pool", None) is None
-        final = _intermediates(visual, images, [-1], normalise=normalise) if None in layers else []
-        return [final[0] if layer is None else taken[layer] for layer in layers]
+        taken = _intermediates(visual, images, [-1 if layer is None else layer for layer in layers])
+        return [_final(visual, found) if layer is None else found for layer, found in zip(layers, taken, strict=True)]
 
     return forward
 
 
-def _intermediates(visual: Any, images: Tensor, numbers: Sequence[int], *, normalise: bool = False) -> list[TokenGrid]:
-    """Those blocks' outputs, in the order asked; open_clip returns them in the model's."""
-    options = {"output_fmt": "NCHW", "output_extra_tokens": True, "intermediates_only": True}
+def _intermediates(visual: Any, images: Tensor, numbers: Sequence[int]) -> list[TokenGrid]:
+    """Those blocks' outputs, from one pass, in the order asked; open_clip returns them in the model's."""
     if min(numbers) < 0 <= max(numbers):
-        count = len(visual.forward_intermediates(images[:1], indices=None, **options)["image_intermediates"])
-        numbers = [number + count if number < 0 else number for number in numbers]
+        numbers = [number + _count(visual) if number < 0 else number for number in numbers]
     order = sorted(set(numbers))
     output = visual.forward_intermediates(
-        images, indices=order, stop_early=True, normalize_intermediates=normalise, **options
+        images,
+        indices=order,
+        stop_early=True,
+        normalize_intermediates=False,
+        intermediates_only=True,
+        output_fmt="NCHW",
+        output_extra_tokens=True,
     )
     maps = [from_map(features) for features in output["image_intermediates"]]
     prefixes = output.get("image_intermediates_prefix") or [found.prefix for found in maps]
@@ -151,6 +154,25 @@ def _intermediates(visual: Any, images: Tensor, numbers: Sequence[int], *, norma
         number: TokenGrid(prefix, features.grid) for number, prefix, features in zip(order, prefixes, maps, strict=True)
     }
     return [found[number] for number in numbers]
+
+
+def _count(visual: Any) -> int:
+    """A ViT's blocks, or a ResNet's stem and stages."""
+    return len(visual.transformer.resblocks) if hasattr(visual, "transformer") else len(RESNET)
+
+
+def _final(visual: Any, last: TokenGrid) -> TokenGrid:
+    """The last block's tokens, normalised where the tower does so before it pools them."""
+    if not _normalises(visual):
+        return last
+    rows, columns = last.grid.shape[1:3]
+    tokens = visual.ln_post(last.flat())
+    return from_sequence(tokens, num_prefix=last.prefix.shape[1], rows=rows, columns=columns)
+
+
+def _normalises(visual: Any) -> bool:
+    after_pool = getattr(visual, "attn_pool", None) is not None or getattr(visual, "final_ln_after_pool", False)
+    return hasattr(visual, "ln_post") and not after_pool
 
 
 def _source(spec: EncoderSpec) -> tuple[str, str | None]:
@@ -190,6 +212,8 @@ def _architecture(spec: EncoderSpec, visual: Any) -> dict[str, Any]:
     quick_gelu = bool(config.get("quick_gelu")) or _trained_with_quick_gelu(model_name, pretrained)
     tag = spec.name.partition("/")[2] if spec.local is None else ""
     described = {"vision": config.get("vision_cfg"), "quick_gelu": quick_gelu, "tag": tag}
+    if getattr(visual, "final_ln_after_pool", False):
+        described["final"] = "not normalised"
     if hasattr(visual, "trunk"):
         from encoders.timm_encoder import built
 

@@ -140,15 +140,15 @@ def _parse_options(query: str, text: str) -> dict[str, str]:
 
 
 def _derived_alias(backend: str, name: str) -> str:
-    """`open_clip:ViT-B-32/openai` is vit-b-32, a path is its last folder, a hub repository its last part, a Python
-    file its stem."""
+    """`open_clip:ViT-B-32/openai` is vit-b-32, a path is its last folder, a hub repository (also after `hf-hub:`)
+    its last part, a Python file its stem."""
     if backend == "file":
         name = re.sub(r"\.py(:[^/]*)?$", "", name)
     parts = [part for part in name.split("/") if part not in ("", ".", "..", "~")]
     if not parts:
         return backend
-    is_model_and_tag = backend == "open_clip" and len(parts) == 2 and not Path(name).expanduser().exists()
-    word = parts[0] if is_model_and_tag and name[0] not in "./~" else parts[-1]
+    is_name = not name.startswith((".", "/", "~", "hf-hub:")) and not Path(name).expanduser().exists()
+    word = parts[0] if backend == "open_clip" and len(parts) == 2 and is_name else parts[-1]
     return re.sub(r"[^a-z0-9_-]+", "-", word.lower()).strip("-") or backend
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from encoders import torchvision_compat  # noqa: F401  # isort: skip
@@ -66,33 +67,76 @@ def load_timm(spec: EncoderSpec, *, device: str) -> Encoder:
     )
 
 
+class Ways(NamedTuple):
+    """What one image shows of timm's two ways to a model's features.
+
+    Attributes:
+        num_layers: how many blocks or stages `forward_intermediates` gives.
+        one_end: whether it ends with what `forward_features` gives, to the bit.
+    """
+
+    num_layers: int
+    one_end: bool
+
+
 def trunk_forward(module: nn.Module) -> Forward:
-    """A timm model's tokens with their layout, for any model with token or map features."""
+    """A timm model's tokens with their layout, for any model with token or map features.
+
+    One pass gives blocks and final features, where the model's own two ways end alike; else each takes its own.
+    """
     trunk: Any = module
+    seen: list[Ways] = []
+
+    def ways(images: Tensor) -> Ways:
+        if not seen:
+            seen.append(_ways(trunk, images[:1]))
+        return seen[0]
 
     def forward(images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
         numbers = [layer for layer in layers if layer is not None]
-        taken = dict(zip(numbers, _intermediates(trunk, images, numbers), strict=True)) if numbers else {}
-        final = [_with_layout(trunk, trunk.forward_features(images), images)] if None in layers else []
-        return [final[0] if layer is None else taken[layer] for layer in layers]
+        found: dict[Layer, TokenGrid] = {}
+        features = None
+        if numbers:
+            to_the_end = None in layers and ways(images).one_end
+            mixed = min(numbers) < 0 <= max(numbers)
+            places = [number + ways(images).num_layers if mixed and number < 0 else number for number in numbers]
+            taken, features = _intermediates(trunk, images, places, to_the_end=to_the_end)
+            found.update(zip(numbers, taken, strict=True))
+        if None in layers:
+            found[None] = _with_layout(trunk, trunk.forward_features(images) if features is None else features, images)
+        return [found[layer] for layer in layers]
 
     return forward
 
 
-def _intermediates(trunk: Any, images: Tensor, numbers: Sequence[int]) -> list[TokenGrid]:
-    """Those blocks' or stages' outputs, in the order asked; timm returns them in the model's."""
-    if not hasattr(trunk, "forward_intermediates"):
-        raise ValueError(f"timm gives no intermediate features of {type(trunk).__name__}; leave layer={numbers} away")
-    takes = inspect.signature(trunk.forward_intermediates).parameters
-    more = {"return_prefix_tokens": True} if "return_prefix_tokens" in takes else {}
-    options = {"output_fmt": "NCHW", "norm": False, "intermediates_only": True, **more}
-    if min(numbers) < 0 <= max(numbers):
-        count = len(trunk.forward_intermediates(images[:1], indices=None, **options))
-        numbers = [number + count if number < 0 else number for number in numbers]
+def _ways(trunk: Any, image: Tensor) -> Ways:
+    features, taken = _walk(trunk, image, None, to_the_end=True)
+    final = trunk.forward_features(image)
+    return Ways(len(taken), isinstance(final, Tensor) and isinstance(features, Tensor) and torch.equal(features, final))
+
+
+def _intermediates(
+    trunk: Any, images: Tensor, numbers: Sequence[int], *, to_the_end: bool
+) -> tuple[list[TokenGrid], Tensor | None]:
+    """Those blocks' or stages' outputs, in the order asked (timm's is the model's), and the final features if asked."""
     order = sorted(set(numbers))
-    taken = trunk.forward_intermediates(images, indices=order, stop_early=True, **options)
+    features, taken = _walk(trunk, images, order, to_the_end=to_the_end)
     found = dict(zip(order, taken, strict=True))
-    return [_from_intermediate(found[number]) for number in numbers]
+    return [_from_intermediate(found[number]) for number in numbers], features
+
+
+def _walk(trunk: Any, images: Tensor, indices: list[int] | None, *, to_the_end: bool) -> tuple[Any, list[Any]]:
+    """timm's `forward_intermediates`, to the last block that is asked for, or to the final features."""
+    if not hasattr(trunk, "forward_intermediates"):
+        raise ValueError(f"timm gives no intermediate features of {type(trunk).__name__}; leave layer away")
+    takes = inspect.signature(trunk.forward_intermediates).parameters
+    prefixed = "return_prefix_tokens" in takes and getattr(trunk, "num_prefix_tokens", 1) > 0
+    more = {"return_prefix_tokens": True} if prefixed else {}
+    options = {"indices": indices, "output_fmt": "NCHW", "norm": False, **more}
+    if to_the_end:
+        features, taken = trunk.forward_intermediates(images, intermediates_only=False, **options)
+        return features, taken
+    return None, trunk.forward_intermediates(images, intermediates_only=True, stop_early=True, **options)
 
 
 def _from_intermediate(taken: Any) -> TokenGrid:

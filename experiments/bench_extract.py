@@ -25,6 +25,7 @@ from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import extract
 from encoders.memory import peak_memory
+from encoders.processors import decoding_threads
 from experiments.bench import Figure
 
 BATCH = 32
@@ -78,13 +79,13 @@ def extract_figures(folder: Path, encoder: Encoder, paths: Sequence[Path], *, ro
 
 
 def alone(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> tuple[Took, Took, Took]:
-    """Seconds of the model on ready tensors, of decoding on all cores, and of writing and flushing as many bytes."""
+    """Seconds of the model on ready tensors, of decoding by extraction's threads, and of writing as many bytes."""
 
     def decode(path: Path) -> torch.Tensor:
         with Image.open(path) as image:
             return encoder.preprocess(image)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(decoding_threads()) as pool:
         pixels: list[torch.Tensor] = []
         decoding = took(lambda: pixels.extend(pool.map(decode, paths)))
     batches = [torch.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]

@@ -21,6 +21,7 @@ from encoders.base import Encoder
 from encoders.digests import digest_all
 from encoders.images import FAILURES
 from encoders.module import tokens_together
+from encoders.processors import decoding_threads
 from encoders.space import gigabytes, rooms
 from encoders.store import FeatureStore
 from experiments.data import DIGESTS
@@ -28,7 +29,7 @@ from experiments.data import DIGESTS
 POOLS = ((14, 14), (7, 7), (4, 4), (2, 2), (1, 1))
 SAMPLE = 16
 """Images whose decoding and encoding is timed; few, as one pass of a large encoder takes seconds."""
-WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = decoding_threads()
 """Decoding threads of a process."""
 
 

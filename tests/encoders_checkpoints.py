@@ -140,12 +140,25 @@ def timm_checkpoint(folder: Path, architecture: str, *, args: dict[str, Any] | N
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
 
 
-def open_clip_checkpoint(folder: Path, vision: str | dict[str, Any], **preprocess: Any) -> None:
-    """open_clip's model whose image tower has this name's size, or this config, beside a small text tower."""
+def open_clip_checkpoint(
+    folder: Path, vision: str | dict[str, Any], *, layers: int | None = None, **preprocess: Any
+) -> None:
+    """open_clip's model of this name, or whose image tower has this config, with a small text tower.
+
+    Args:
+        layers: blocks of the image tower, where it is to have fewer than its name says.
+    """
     torch.manual_seed(0)
-    named = open_clip.get_model_config(vision) if isinstance(vision, str) else {"vision_cfg": vision}
-    config = {"embed_dim": 32, "vision_cfg": named["vision_cfg"], "text_cfg": SMALL_TEXT}
-    model = open_clip.CLIP(**config)
+    config: dict[str, Any] = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": {}}
+    if isinstance(vision, str):
+        config = {key: value for key, value in open_clip.get_model_config(vision).items()}
+    if layers is not None:
+        config["vision_cfg"] = {**config["vision_cfg"], "layers": layers}
+    for part in {"text_cfg", "multimodal_cfg"} & set(config):
+        kept = {key: value for key, value in config[part].items() if not key.startswith(("hf_", "tokenizer"))}
+        config[part] = {**kept, **SMALL_TEXT}
+    kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CLIP
+    model = kind(**{key: value for key, value in config.items() if key != "custom_text"})
     described = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest", **preprocess}
     folder.mkdir(parents=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": described}))

@@ -41,16 +41,24 @@ TIMM = {
     "xcit_nano_12_p16_224": 1,
     "vit_base_patch16_siglip_224": 0,
     "vit_base_patch16_clip_224": 1,
+    "vit_pe_core_gigantic_patch14_448": 0,
 }
 SMALL_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": [2, 1, 1, 1], "num_heads": [2, 2, 4, 4]}
 SMALL = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
 ARGS: dict[str, dict[str, Any]] = {
-    "vit_small_patch14_reg4_dinov2": {"img_size": 112},
-    "vit_base_patch16_siglip_224": SMALL,
-    "vit_base_patch16_clip_224": SMALL,
-    "swin_tiny_patch4_window7_224": SMALL_SWIN,
-    "volo_d1_224": {"img_size": 64},
+    # Full width and resolution; of the large ones two blocks.
+    "vit_small_patch14_reg4_dinov2": {"depth": 2, "img_size": 518},
+    "vit_base_patch16_siglip_224": {"depth": 2},
+    "vit_base_patch16_clip_224": {"depth": 2},
+    "vit_pe_core_gigantic_patch14_448": {"depth": 2, "embed_dim": 192, "num_heads": 4, "img_size": 224},
 }
+
+
+def outputs(module: Any) -> list[Tensor]:
+    """What a module gives at each of its calls from now on."""
+    seen: list[Tensor] = []
+    module.register_forward_hook(lambda _module, _given, result: seen.append(result))
+    return seen
 
 
 def flat(features: Tensor, width: int) -> Tensor:
@@ -72,8 +80,14 @@ def test_timm_architecture(tmp_path: Path, name: str) -> None:
     encoder = load_encoder(f"timm:{tmp_path}/net")
     model: Any = timm.create_model(f"local-dir:{tmp_path}/net", pretrained=True).eval().requires_grad_(False)
     images = noise(encoder.preprocess.output)
+    blocks = hasattr(model, "blocks")
+    seen = outputs(model.blocks[1]) if blocks else []
     expected = flat(model.forward_features(images), encoder.width)
     assert torch.equal(encoder.tokens(images), expected)
+    early = load_encoder(f"timm:{tmp_path}/net?layer=1")
+    [inner] = seen or model.forward_intermediates(images, indices=[1], intermediates_only=True)
+    assert torch.equal(early.tokens(images), flat(inner, early.width))
+    assert early.num_prefix == (TIMM[name] if name != "volo_d1_224" and "xcit" not in name else 0)
     assert (encoder.width, encoder.num_prefix) == (model.num_features, TIMM[name])
     assert encoder.num_tokens == expected.shape[1]
     transform = create_transform(**resolve_model_data_config(model))
@@ -121,25 +135,32 @@ def test_positions_are_interpolated_bicubically(tmp_path: Path) -> None:
     assert torch.allclose(encoder.weights()["pos_embed"], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["ViT-S-16-alt", "RN50"])
+TOWERS = {"ViT-S-16-alt": None, "RN50": None, "coca_ViT-B-32": 2, "ViT-L-14-CLIPA": 2}
+"""open_clip's names, at full width and resolution, -> blocks, where fewer than it has."""
+
+
+@pytest.mark.parametrize("name", TOWERS)
 @torch.no_grad()
 def test_open_clip_architecture(tmp_path: Path, name: str) -> None:
-    open_clip_checkpoint(tmp_path / "clip", name)
-    encoder = load_encoder(f"open_clip:{tmp_path}/clip")
+    open_clip_checkpoint(tmp_path / "clip", name, layers=TOWERS[name])
+    encoder, early = (load_encoder(f"open_clip:{tmp_path}/clip{more}") for more in ("", "?layer=1"))
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/clip")
     visual: Any = model.eval().requires_grad_(False).visual
     images = noise(encoder.preprocess.output)
+    resnet = name == "RN50"
+    blocks = [visual.layer1, visual.layer4] if resnet else [visual.transformer.resblocks[place] for place in (1, -1)]
+    [second, last, normed] = [outputs(part) for part in (*blocks, visual.attnpool if resnet else visual.ln_post)]
+    visual.output_tokens = True
+    found = visual(images)
     tokens = encoder.tokens(images)
+    assert torch.equal(early.tokens(images), flat(second[0], early.width))
+    assert early.num_prefix == encoder.num_prefix == (0 if resnet else 1)
     if name == "ViT-S-16-alt":
-        visual.output_tokens = True
-        pooled, patches = visual(images)
-        assert encoder.num_prefix == 1 and torch.equal(tokens[:, 1:], patches)
-        assert torch.allclose(tokens[:, 0] @ visual.proj, pooled, atol=1e-6)
-    else:
-        seen: list[Tensor] = []
-        visual.layer4.register_forward_hook(lambda _module, _given, result: seen.append(result))
-        visual(images)
-        assert encoder.num_prefix == 0 and torch.equal(tokens, flat(seen[0], encoder.width))
+        assert torch.equal(tokens, normed[0]) and torch.equal(tokens[:, 1:], found[1])
+    else:  # these normalise what their pooling gives, if anything
+        assert torch.equal(tokens, flat(last[0], encoder.width))
+    if name == "ViT-L-14-CLIPA":
+        assert torch.equal(tokens[:, 1:], found[1])
     for size in SHAPES:
         assert torch.equal(encoder.preprocess(picture(1, size=size)), transform(picture(1, size=size)))
 

@@ -72,6 +72,19 @@ def test_command_tells_one_line_a_property(capsys: pytest.CaptureFixture[str]) -
     assert "unknown demo encoder 'no_such'" in capsys.readouterr().err
 
 
+def test_the_other_process_has_the_device_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is another name of the processor stands for a GPU, which may not be here."""
+    commands, fingerprint = [], load_encoder("demo:vit").fingerprint
+
+    def stubbed(command: list[str], **_more: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command[3:])
+        return subprocess.CompletedProcess(command, 0, stdout=fingerprint, stderr="")
+
+    monkeypatch.setattr("encoders.conformance.subprocess.run", stubbed)
+    assert [finding for finding in check("demo:vit", device="cpu:0") if finding.result == "broken"] == []
+    assert commands == [["--device", "cpu:0", "--fingerprint", "demo:vit"]]
+
+
 def test_guide_by_file(tmp_path: Path) -> None:
     written(tmp_path)
     assert broken(f"colours=file:{tmp_path}/colours.py") == {}
