@@ -180,7 +180,6 @@ class Workshop:
             "kind": job.kind,
             "of": coalition_name(job.of),
             "inputs": list(job.sources),
-            "trials": 1,
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "tokens": self._num_tokens(bank, job),
             "validated_on": {task: len(split.examples) for task, split in parts.items()},
