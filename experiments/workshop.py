@@ -182,7 +182,6 @@ class Workshop:
             "of": coalition_name(job.of),
             "inputs": list(job.sources),
             "operator": {"name": self.config.fusion.operator, **model.fusion.operator.describe()},
-            "trials": 1,
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "tokens": self._num_tokens(bank, job),
             "validated_on": {task: len(split.examples) for task, split in parts.items()},

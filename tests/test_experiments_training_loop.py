@@ -128,7 +128,8 @@ def test_training_stops_early_and_keeps_the_best(toy: Toy) -> None:
         held.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"gqa": next(scores), "flickr30k": 0.5}
 
-    model, record = toy.train("early", validate=validate, steps=20, keep="best", patience=2)
+    model, record = toy.train("early", validate=validate, steps=20, keep="best", patience=2, trials=5)
+    assert record["budget"] == {"trials": 5, "steps": 20, "batch_size": 8, "lr": 1e-2}
     assert record["steps"] == 8 and record["kept"] == 4 and len(held) == 4
     assert [scores["gqa"] for _, scores in record["select"]] == [0.1, 0.5, 0.4, 0.3]
     assert all(torch.equal(value, held[1][name]) for name, value in model.state_dict().items())

@@ -109,10 +109,15 @@ def test_models_trained_by_two_processes_score_alike(runs: Path) -> None:
 
 def test_two_processes_train_the_controls_together(tmp_path: Path) -> None:
     """The controls are made of what the first process has written; the second may come before it has."""
-    sizes = ["world_scale=0.004", "train.steps=2", "train.blind_steps=1", "train.validate_steps=2"]
-    more = ["--controls", "full", "--set", *SIZES, *sizes]
+    sizes = ["world_scale=0.004", "train.steps=2", "train.blind_steps=null", "train.validate_steps=2", "train.trials=3"]
+    more = ["--controls", "full", "--coalitions", "both", "--set", *SIZES, *sizes]
     done = combine(tmp_path, "controls", processes=2, tasks=["gqa"], seeds=["0"], more=more)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("report:") == 1 and "wait for" not in done.stdout
-    controls = json.loads((tmp_path / "runs" / "controls" / "results.json").read_text())["tasks"]["gqa"]["controls"]
+    folder = tmp_path / "runs" / "controls"
+    controls = json.loads((folder / "results.json").read_text())["tasks"]["gqa"]["controls"]
     assert {"duplicate", "seeds", "matched", "averaged", "blind", "shuffled"} <= set(controls)
+    trained = [json.loads(path.read_text()) for path in (folder / "train").glob("*.json")]
+    assert {record["kind"] for record in trained} >= {"masked", "blind", "retrained", "duplicate", "seeds"}
+    budget = {"trials": 3, "steps": 2, "batch_size": 24, "lr": 5e-4}
+    assert [record["budget"] for record in trained] == [budget] * len(trained)

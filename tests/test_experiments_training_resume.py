@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,31 @@ def test_the_last_two_are_kept_and_unfinished_ones_are_not_seen(tmp_path: Path) 
 def test_progress_round_trips() -> None:
     progress = Progress(3, 0.1, [(1, 0.30000000000000004)], [(2, {"gqa": 1 / 3})], 2, 1 / 3, 1, 2.5)
     assert Progress.from_dict(progress.to_dict()) == progress
+
+
+def scaled(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What accelerate does for fp16 on a GPU, on a CPU: half precision, with a scale that doubles every other step."""
+    made = partial(torch.amp.GradScaler, init_scale=4.0, growth_interval=2)
+    monkeypatch.setattr(torch.amp, "GradScaler", made)
+    monkeypatch.setattr(toy.accelerator, "scaler", made("cpu"))
+    monkeypatch.setattr(toy.accelerator, "native_amp", True)
+    monkeypatch.setitem(toy.accelerator.state.__dict__, "_mixed_precision", "fp16")
+
+
+def test_the_scale_of_the_loss_is_part_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Toy(tmp_path, "gqa")
+    exact, _ = toy.train("exact")
+    scaled(toy, monkeypatch)
+    calm, record = toy.train("calm", validate=fingerprint)
+    assert toy.accelerator.scaler.get_scale() == 4.0 * 2**4  # after 8 steps
+    assert not same_weights(calm, exact)
+    with pytest.raises(Crash):
+        toy.train("crashed", validate=crashing(3))
+    saved = Checkpoints(tmp_path / "crashed").load("step-00000004")
+    assert saved is not None and saved.state["scaler"]["scale"] == 4.0 * 2**2
+    again, found = toy.train("crashed", validate=fingerprint)
+    assert toy.accelerator.scaler.get_scale() == 4.0 * 2**4
+    assert same_weights(again, calm) and without_time(found) == without_time(record)
 
 
 def test_a_request_to_stop_waits_for_the_step(toy: Toy, calm: tuple[TaskModel, dict[str, Any]]) -> None:

@@ -313,17 +313,23 @@ class Loop:
         self._since = now
 
     def record(self, name: str, mode: Mode, seed: int) -> dict[str, Any]:
-        """What is stored beside the weights."""
-        progress = self.progress
+        """What is stored beside the weights; its budget is what the model was given, its steps what it took."""
+        progress, settings = self.progress, self.settings
         return {
             "model": name,
             "mode": mode,
             "seed": seed,
             "steps": progress.step,
-            "examples_seen": progress.step * self.settings.batch_size,
+            "examples_seen": progress.step * settings.batch_size,
+            "budget": {
+                "trials": settings.trials,
+                "steps": self.steps,
+                "batch_size": settings.batch_size,
+                "lr": settings.lr,
+            },
             "losses": progress.losses,
             "select": progress.select,
-            "kept": progress.best_step if self.settings.keep == "best" else progress.step,
+            "kept": progress.best_step if settings.keep == "best" else progress.step,
             "converged": has_converged(progress.select),
             "seconds": round(progress.seconds, 1),
             "step_ms": self._clock.record(),

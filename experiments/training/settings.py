@@ -53,6 +53,7 @@ class TrainConfig:
         keep: which model is kept: of the last step, or of the best validation (mean of the tasks' official metrics).
         patience: validations without a better one after which training stops; None to never stop early.
         checkpoint_steps: steps between checkpoints, from which a killed run goes on; None for none.
+        trials: settings that you tried before you chose these; recorded in every model's budget, and used for nothing.
         log_steps: steps of which the mean loss is recorded.
         trackers: of accelerate, by name; None for tensorboard.
     """
@@ -87,13 +88,14 @@ class TrainConfig:
     keep: Literal["last", "best"] = "last"
     patience: int | None = None
     checkpoint_steps: int | None = 500
+    trials: int = 1
     log_steps: int = 50
     trackers: tuple[str, ...] | None = None
 
 
 POSITIVE = (
     *("steps", "blind_steps", "epochs", "batch_size", "groups", "accumulate", "bucket", "fill_images", "lr"),
-    *("clip_norm", "validate_steps", "validate_examples", "patience", "checkpoint_steps", "log_steps"),
+    *("clip_norm", "validate_steps", "validate_examples", "patience", "checkpoint_steps", "trials", "log_steps"),
 )
 SHARES = ("empty", "warmup", "ve_warmup", "ema")
 
