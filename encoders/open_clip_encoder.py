@@ -12,8 +12,10 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,7 +25,7 @@ from encoders import torchvision_compat  # noqa: F401  # isort: skip
 import open_clip  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.base import Encoder, check_device, one_line
-from encoders.checkpoint import local_files, whole_patches
+from encoders.checkpoint import local_files, no_revision, whole_patches
 from encoders.described import from_open_clip
 from encoders.errors import EncoderError, nearest
 from encoders.module import Forward, ModuleEncoder
@@ -32,9 +34,26 @@ from encoders.pooling import TokenGrid, from_map, from_sequence
 from encoders.preprocess import Preprocess
 from encoders.spec import EncoderSpec
 
+HUB = "hf-hub:"
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 RESNET = ("stem", "layer1", "layer2", "layer3", "layer4")
+TOKENIZERS = ("*.json", "*.txt", "*.model")
+"""What of a hub repository may be a tokenizer's."""
 FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError)
+
+
+class Source(NamedTuple):
+    """Where open_clip takes a model from.
+
+    Attributes:
+        model: its name, `hf-hub:REPOSITORY` or `local-dir:FOLDER`.
+        pretrained: the tag of its weights or a file of them; None where they lie beside the configuration.
+        described: what open_clip's table of weights says of the tag: activation and preprocessing.
+    """
+
+    model: str
+    pretrained: str | None = None
+    described: Mapping[str, Any] = {}
 
 
 def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
@@ -43,7 +62,7 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
     Raises:
         EncoderError: there is no such model, tag, folder or layer, or its weights cannot be had.
     """
-    model, _ = create(spec)
+    model, source = create(spec)
     visual: Any = model.visual
     whole_patches(spec, getattr(visual, "patch_size", None))
     return ModuleEncoder(
@@ -51,7 +70,7 @@ def load_open_clip(spec: EncoderSpec, *, device: str) -> Encoder:
         module=visual,
         forward=tower_forward(visual),
         preprocess=from_open_clip(visual.preprocess_cfg),
-        architecture={"library": "open_clip", **_architecture(spec, visual)},
+        architecture={"library": "open_clip", **_architecture(spec, visual, source)},
         device=device,
     )
 
@@ -88,36 +107,39 @@ def load_zero_shot(spec: EncoderSpec, *, device: str) -> ZeroShot:
     check_device(device)
     if spec.backend != "open_clip":
         raise EncoderError(f"encoder {spec} has no text tower here: zero-shot scores need open_clip:MODEL/PRETRAINED")
-    model, model_name = create(spec)
+    model, source = create(spec)
     # open_clip hands the checkpoint's own arguments to transformers, among them whether its code may run.
-    foreign = (_config(model_name).get("text_cfg") or {}).get("hf_tokenizer_name")
+    foreign = (_config(source.model).get("text_cfg") or {}).get("hf_tokenizer_name")
     arguments = {"trust_remote_code": False} if foreign else {}
     try:
-        tokenizer = open_clip.get_tokenizer(model_name, **arguments)
+        tokenizer = open_clip.get_tokenizer(source.model, **arguments)
     except (*FAILURES, ImportError) as error:
         raise EncoderError(f"open_clip has no tokenizer for encoder {spec}: {one_line(error)}") from error
     return ZeroShot(model, tokenizer, device=device)
 
 
-def create(spec: EncoderSpec) -> tuple[Any, str]:
-    """The model with both towers, and open_clip's name for where it came from.
+def create(spec: EncoderSpec) -> tuple[Any, Source]:
+    """The model with both towers, and where it came from.
 
     Raises:
         EncoderError: as `load_open_clip`.
     """
-    model_name, pretrained = _source(spec)
     try:
+        source = _source(spec)
         model = open_clip.create_model(
-            model_name,
-            pretrained=pretrained,
+            source.model,
+            pretrained=source.pretrained,
             require_pretrained=True,
             weights_only=True,
             force_image_size=spec.settings().size,
-            force_quick_gelu=_trained_with_quick_gelu(model_name, pretrained),
+            force_quick_gelu=bool(source.described.get("quick_gelu")),
+            force_preprocess_cfg={key: value for key, value in source.described.items() if key != "size"},
         )
+    except EncoderError:
+        raise
     except FAILURES as error:
         raise EncoderError(f"open_clip cannot load encoder {spec}: {one_line(error)}") from error
-    return model.eval().requires_grad_(False), model_name
+    return model.eval().requires_grad_(False), source
 
 
 def tower_forward(visual: Any) -> Forward:
@@ -175,13 +197,17 @@ def _normalises(visual: Any) -> bool:
     return hasattr(visual, "ln_post") and not after_pool
 
 
-def _source(spec: EncoderSpec) -> tuple[str, str | None]:
-    folder = spec.local
+def _source(spec: EncoderSpec) -> Source:
+    folder, revision = spec.local, spec.settings().revision
+    if folder is not None:
+        no_revision(spec)
+    elif spec.name.startswith(HUB):
+        if revision is None:
+            return Source(spec.name)
+        folder = _fetched(spec.name.removeprefix(HUB), revision)
     if folder is not None:
         local_files(spec, folder, config=CONFIG, weights=WEIGHTS, needs=("model_cfg",))
-        return f"local-dir:{folder}", None
-    if spec.name.startswith("hf-hub:"):
-        return spec.name, None
+        return Source(f"local-dir:{folder}")
     model, _, tag = spec.name.partition("/")
     models = open_clip.list_models()
     if model not in models:
@@ -189,13 +215,24 @@ def _source(spec: EncoderSpec) -> tuple[str, str | None]:
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag not in tags:
         raise EncoderError(f"unknown pretrained tag {tag!r} in encoder {spec}: {nearest(tag, tags)}")
-    return model, tag
+    described = open_clip.get_pretrained_cfg(model, tag)
+    if revision is None:
+        return Source(model, tag, described)
+    repository, file = os.path.split(described.get("hf_hub") or "")
+    if not repository:
+        raise EncoderError(
+            f"revision={revision} in encoder {spec}: open_clip has {tag!r} from no hub repository, and only those "
+            "have revisions: leave it away"
+        )
+    weights = open_clip.pretrained.download_pretrained_from_hf(repository, filename=file or None, revision=revision)
+    return Source(model, weights, described)
 
 
-def _trained_with_quick_gelu(model_name: str, pretrained: str | None) -> bool:
-    """Whether open_clip's table of weights says so; a model's own configuration is left to it."""
-    described = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
-    return bool(described.get("quick_gelu"))
+def _fetched(repository: str, revision: str) -> Path:
+    """The folder of a hub repository's files at a revision; open_clip itself knows of none."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=[WEIGHTS, *TOKENIZERS]))
 
 
 def _config(model_name: str) -> dict[str, Any]:
@@ -205,11 +242,10 @@ def _config(model_name: str) -> dict[str, Any]:
     return own
 
 
-def _architecture(spec: EncoderSpec, visual: Any) -> dict[str, Any]:
+def _architecture(spec: EncoderSpec, visual: Any, source: Source) -> dict[str, Any]:
     """What open_clip builds the tower from, beside its weights; of timm's towers what timm built."""
-    model_name, pretrained = _source(spec)
-    config = _config(model_name)
-    quick_gelu = bool(config.get("quick_gelu")) or _trained_with_quick_gelu(model_name, pretrained)
+    config = _config(source.model)
+    quick_gelu = bool(config.get("quick_gelu") or source.described.get("quick_gelu"))
     tag = spec.name.partition("/")[2] if spec.local is None else ""
     described = {"vision": config.get("vision_cfg"), "quick_gelu": quick_gelu, "tag": tag}
     if getattr(visual, "final_ln_after_pool", False):

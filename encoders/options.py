@@ -29,12 +29,12 @@ OPTIONS: dict[str, str] = {
     "compile": "yes: the model is compiled by torch.compile at the first batch; no (default)",
     "layout": "channels_last: images and convolutions in that order in memory; contiguous (default)",
     "views": "how many deterministic views of each image are stored: the plain one and crops of it",
-    "revision": "branch, tag or commit of a Hugging Face hub repository",
+    "revision": "branch, tag or commit of the Hugging Face hub repository that the weights come from",
     "top": "regions: at most so many of each image, the first of the file",
 }
 OWN: dict[str, frozenset[str]] = {
     "timm": frozenset(OPTIONS) - {"top"},
-    "open_clip": frozenset(OPTIONS) - {"top", "revision"},
+    "open_clip": frozenset(OPTIONS) - {"top"},
     "hf": frozenset(OPTIONS) - {"top"},
     "demo": frozenset(OPTIONS) - {"top", "revision"},
     "regions": frozenset({"dtype", "top"}),

@@ -44,10 +44,10 @@ def load_timm(spec: EncoderSpec, *, device: str) -> Encoder:
     Raises:
         EncoderError: there is no such model, folder or layer, or its weights cannot be had.
     """
-    source = _source(spec)
+    source, pinned = _source(spec)
     size = spec.settings().size
     try:
-        module = _create(source, size)
+        module = _create(source, size, **pinned)
     except FAILURES as error:
         raise EncoderError(f"timm cannot load encoder {spec}: {one_line(error)}") from error
     trunk: Any = module
@@ -171,34 +171,41 @@ def _with_layout(trunk: Any, features: Any, images: Tensor) -> TokenGrid:
     )
 
 
-def _create(source: str, size: tuple[int, int] | None) -> nn.Module:
+def _create(source: str, size: tuple[int, int] | None, **pinned: Any) -> nn.Module:
     """The model with its weights, for an input size where it is built for one; convolutions take any."""
     if size is None:
-        return timm.create_model(source, pretrained=True)
+        return timm.create_model(source, pretrained=True, **pinned)
     try:
-        return timm.create_model(source, pretrained=True, img_size=size)
+        return timm.create_model(source, pretrained=True, img_size=size, **pinned)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return timm.create_model(source, pretrained=True)
+        return timm.create_model(source, pretrained=True, **pinned)
 
 
-def _source(spec: EncoderSpec) -> str:
-    folder = spec.local
+def _source(spec: EncoderSpec) -> tuple[str, dict[str, Any]]:
+    """timm's name of the model, and what pins the weights of one that timm itself names."""
+    folder, revision = spec.local, spec.settings().revision
     if folder is not None:
         no_revision(spec)
         local_files(spec, folder, config=CONFIG, weights=WEIGHTS, needs=("architecture",))
-        return f"local-dir:{folder}"
+        return f"local-dir:{folder}", {}
     if "/" in spec.name:
-        revision = spec.settings().revision
-        return f"hf-hub:{spec.name}" + (f"@{revision}" if revision else "")
-    no_revision(spec)
+        return f"hf-hub:{spec.name}" + (f"@{revision}" if revision else ""), {}
     if not timm.is_model(spec.name.partition(".")[0]):
         raise EncoderError(f"unknown timm model in encoder {spec}: {nearest(spec.name, timm.list_models())}")
     tags = [name for name in timm.list_pretrained(f"{spec.name.partition('.')[0]}*")]
     if "." in spec.name and spec.name not in tags:
         raise EncoderError(f"unknown pretrained tag in encoder {spec}: {nearest(spec.name, tags)}")
-    return spec.name
+    if revision is None:
+        return spec.name, {}
+    repository = getattr(timm.get_pretrained_cfg(spec.name), "hf_hub_id", None)
+    if not repository:
+        raise EncoderError(
+            f"revision={revision} in encoder {spec}: timm has these weights from no hub repository, and only those "
+            "have revisions: leave it away"
+        )
+    return spec.name, {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{revision}"}}
 
 
 def _right_activation(spec: EncoderSpec, pretrained: Mapping[str, Any]) -> None:

@@ -14,7 +14,9 @@ import timm
 from timm.data import resolve_model_data_config
 from transformers import ViTMAEConfig, ViTMAEModel
 
+from encoders import load_encoder
 from encoders.catalogue import CatalogueEntry, catalogue, main, sources
+from encoders.errors import EncoderError
 from encoders.hf_encoder import vision_forward
 from encoders.open_clip_encoder import tower_forward
 from encoders.spec import parse_specs
@@ -66,6 +68,25 @@ def test_shapes_are_those_of_the_library(entry: CatalogueEntry) -> None:
         [found] = forward(torch.empty(1, 3, *entry.resolution), [None])
     assert found.grid.shape == (1, *entry.grid, entry.width)
     assert found.prefix.shape[1] == entry.prefix
+
+
+DOWNLOADS = ("timm.models._hub", "open_clip.pretrained", "transformers.utils.hub")
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry.alias for entry in ENTRIES])
+def test_a_spec_is_pinned_as_the_catalogue_says(entry: CatalogueEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the library asks the hub for, it asks of the checkpoint's repository at that commit."""
+    asked: set[tuple[str, str | None]] = set()
+
+    def refused(repo_id: str, *_given: str, revision: str | None = None, **_more: Any) -> str:
+        asked.add((repo_id, revision))
+        raise OSError("the network is not asked here")
+
+    for module in DOWNLOADS:
+        monkeypatch.setattr(f"{module}.hf_hub_download", refused)
+    with pytest.raises(EncoderError, match="cannot load encoder"), torch.device("meta"):
+        load_encoder(f"{entry.alias}={entry.spec}?revision={entry.revision}")
+    assert asked == {(entry.checkpoint, entry.revision)}
 
 
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

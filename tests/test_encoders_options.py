@@ -172,7 +172,7 @@ def test_views_are_crops_with_boxes_of_their_own(folder: Path, tmp_path: Path) -
         ("regions", {"compile": "yes"}, "unknown option 'compile'"),
         ("timm", {"top": "3"}, "unknown option 'top'"),
         ("regions", {"pool": "7x7"}, "unknown option 'pool'"),
-        ("open_clip", {"revision": "main"}, "unknown option 'revision'"),
+        ("demo", {"revision": "main"}, "unknown option 'revision'"),
     ],
 )
 def test_refused_options(backend: str, options: dict[str, str], words: str) -> None:
