@@ -13,6 +13,7 @@ import torch
 from encoders_checkpoints import timm_checkpoint
 from encoders_folders import convnext_processor, hf_folder, open_clip_folder, picture, timm_folder
 from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import save_file
 
 from encoders import load_encoder
 from encoders.base import Encoder
@@ -39,9 +40,10 @@ def test_timm_vit_tokens(tmp_path: Path) -> None:
     encoder = load(f"timm:{tmp_path}/vit")
     assert (encoder.name, encoder.width, encoder.grid, encoder.num_prefix) == ("timm:vit", 48, (4, 4), 1)
     assert torch.equal(encoder.tokens(IMAGES), model.forward_features(IMAGES))
-    [expected] = model.forward_intermediates(IMAGES, indices=[1], output_fmt="NLC", intermediates_only=True)
+    options = {"output_fmt": "NLC", "intermediates_only": True, "return_prefix_tokens": True}
+    [(grid, prefix)] = model.forward_intermediates(IMAGES, indices=[1], **options)
     for layer in (1, -2):
-        assert torch.equal(load(f"timm:{tmp_path}/vit?layer={layer}").tokens(IMAGES)[:, 1:], expected)
+        assert torch.equal(load(f"timm:{tmp_path}/vit?layer={layer}").tokens(IMAGES), torch.cat([prefix, grid], 1))
 
 
 @torch.no_grad()
@@ -68,10 +70,11 @@ def test_open_clip_tokens(tmp_path: Path) -> None:
     assert (encoder.width, encoder.grid, encoder.num_prefix) == (64, (4, 4), 1)
     assert torch.equal(tokens, seen[0])
     assert torch.equal(tokens[:, 1:], patches)
-    assert torch.allclose(tokens[:, 0] @ model.visual.proj, pooled, atol=1e-6)
-    taken = model.visual.forward_intermediates(IMAGES, indices=[0], output_fmt="NLC", intermediates_only=True)
+    assert torch.equal(seen[0][:, 0] @ model.visual.proj, pooled)
+    options = {"output_fmt": "NLC", "output_extra_tokens": True, "intermediates_only": True}
+    taken = model.visual.forward_intermediates(IMAGES, indices=[0], **options)
     early = load(f"open_clip:{tmp_path}/clip?layer=0").tokens(IMAGES)
-    assert torch.equal(early[:, 1:], taken["image_intermediates"][0])
+    assert torch.equal(early, torch.cat([taken["image_intermediates_prefix"][0], taken["image_intermediates"][0]], 1))
 
 
 @torch.no_grad()
@@ -94,6 +97,51 @@ def test_zero_shot_scores_are_those_of_open_clip() -> None:
     assert scores.shape == (2, 3) and torch.allclose(scores, expected, atol=1e-5)
     with pytest.raises(EncoderError, match="need open_clip"):
         load_zero_shot(EncoderSpec.parse("demo:vit"), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["siglip", "coca"])
+@torch.no_grad()
+def test_zero_shot_scores_of_other_pairs_of_towers(tmp_path: Path, kind: str) -> None:
+    """SigLIP's: a text tower of its own class beside timm's, and a bias in the logits; CoCa's: attentional pools."""
+    import open_clip
+
+    from encoders.open_clip_encoder import load_zero_shot
+    from encoders.spec import EncoderSpec
+
+    vision = {"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none", "image_size": 64}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
+    config: dict[str, Any] = {
+        "embed_dim": 64,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {**vision, "timm_model_pretrained": False},
+        "text_cfg": {**text, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+    }
+    if kind == "coca":
+        tower = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32, "output_tokens": True}
+        config["vision_cfg"] = {**tower, "attentional_pool": True, "attn_pooler_heads": 2}
+        config["text_cfg"] = {**text, "embed_cls": True, "output_tokens": True}
+        config["multimodal_cfg"] = {**text, "attn_pooler_heads": 2}
+    folder = tmp_path / kind
+    folder.mkdir()
+    described = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": described}))
+    torch.manual_seed(0)
+    towers = open_clip.CoCa if kind == "coca" else open_clip.CustomTextCLIP
+    made = towers(**{key: value for key, value in config.items() if key != "custom_text"})
+    assert made.logit_bias.item() == -10
+    weights = {name: value.contiguous() for name, value in made.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+
+    texts = ["a red circle", "two blue squares", "stripes"]
+    model = open_clip.create_model(f"local-dir:{folder}").eval().requires_grad_(False)
+    words = open_clip.get_tokenizer(f"local-dir:{folder}")(texts)
+    image, written = model.encode_image(IMAGES), model.encode_text(words)
+    cosine = torch.nn.functional.cosine_similarity(image[:, None], written[None], dim=2)
+    zero_shot = load_zero_shot(EncoderSpec.parse(f"open_clip:{folder}"), device="cpu")
+    scores = zero_shot.scores(IMAGES, texts)
+    assert torch.allclose(scores, model.logit_scale.exp() * cosine - 10, atol=1e-4)
+    assert float(scores.std()) > 1e-3
 
 
 def test_code_of_a_tokenizer_is_never_run(tmp_path: Path) -> None:
