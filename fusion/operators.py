@@ -45,6 +45,8 @@ class Stream:
 
 GRAPHS = 32
 """Compiled forms of a layer: training or not, a mask or none, precision, mass asked for. PyTorch gives up after 8."""
+COMPILED: Mapping[type[nn.Module], tuple[str, ...]] = {Block: ("attend", "feed"), Reading: ("forward",)}
+"""What of a layer is compiled: of blocks the halves, which some operators call one by one."""
 
 
 class FusionOperator(nn.Module, ABC):
@@ -74,15 +76,18 @@ class FusionOperator(nn.Module, ABC):
         return [module for module in self.modules() if isinstance(module, Trunk)]
 
     def compile_layers(self) -> None:
-        """Compiles the halves of all blocks, which some operators call one by one, and all readings."""
-        compiler = torch._dynamo.config
-        compiler.recompile_limit = max(compiler.recompile_limit, GRAPHS)
+        """Compiles the layers: all blocks and all readings.
+
+        The compiler's settings are others while these run, and there alone. It keeps `GRAPHS` forms. And it does not
+        cut graphs at the buckets of `DistributedDataParallel`: that serves models compiled whole, whose gradients
+        would otherwise all be there at once, at the end of the backward pass. Here those of half a layer are, as soon
+        as it is passed, and travel while the next is computed.
+        """
+        limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        settings = torch._dynamo.config.patch(recompile_limit=limit, optimize_ddp=False)
         for module in self.modules():
-            if isinstance(module, Block):
-                for half in ("attend", "feed"):
-                    setattr(module, half, torch.compile(getattr(module, half), dynamic=True))
-            elif isinstance(module, Reading):
-                module.compile(dynamic=True)
+            for name in COMPILED.get(type(module), ()):
+                setattr(module, name, settings(torch.compile(getattr(module, name), dynamic=True)))
 
     def text_trunk(self) -> Trunk | None:
         """Returns the trunk that a stream without encoders passes; None where there are several."""
