@@ -72,13 +72,15 @@ def configure(args: argparse.Namespace) -> RunConfig:
     from dataclasses import replace
 
     from encoders.spec import parse_specs
-    from experiments import config as settings
+    from experiments.checks import check
+    from experiments.config import TASKS, override, read_config, with_values
     from experiments.errors import ConfigError, near
+    from experiments.presets import preset, with_recipes
     from tasks import is_own_task, load_task
 
     if args.config is not None and args.preset is not None:
         raise ConfigError(f"--config {args.config} and --preset {args.preset} exclude each other: give one")
-    config = settings.read_config(args.config) if args.config else settings.preset(args.preset or "demo")
+    config = read_config(args.config) if args.config else preset(args.preset or "demo")
     if args.encoders:
         specs = parse_specs(args.encoders)
         config = replace(config, encoders={spec.alias: str(spec).removeprefix(f"{spec.alias}=") for spec in specs})
@@ -90,13 +92,13 @@ def configure(args: argparse.Namespace) -> RunConfig:
         images[task] = folder
     named: dict[str, str] = {}
     for task in args.tasks or ():
-        if task not in settings.TASKS and not is_own_task(task):
-            raise ConfigError(f"unknown task {task!r}; {near(task, settings.TASKS)}")
-        named[task if task in settings.TASKS else load_task(task).name] = task
+        if task not in TASKS and not is_own_task(task):
+            raise ConfigError(f"unknown task {task!r}; {near(task, TASKS)}")
+        named[task if task in TASKS else load_task(task).name] = task
     own = {name: spec.partition("=")[2] or spec for name, spec in named.items() if name != spec}
     fusion = {key: value for key, value in (("operator", args.fusion), ("text", args.text)) if value is not None}
     config = replace(config, images=images, fusion=replace(config.fusion, **fusion))
-    config = settings.with_values(
+    config = with_values(
         config,
         tasks=tuple(named) or None,
         own_tasks=own or None,
@@ -112,7 +114,7 @@ def configure(args: argparse.Namespace) -> RunConfig:
         controls=args.controls,
         device=args.device,
     )
-    return settings.check(settings.with_recipes(settings.override(config, args.settings)))
+    return check(with_recipes(override(config, args.settings)))
 
 
 def run(config: RunConfig, *, share: Share | None = None, say: Callable[[str], None] = print) -> Path:

@@ -1,27 +1,24 @@
-"""The settings of a run: presets are functions that return a whole `RunConfig`; flags and `--set` change single values.
+"""The settings of a run, as data, and how files and `--set` change them.
 
-Handed a preset's name, files and flags; hands on a frozen configuration that round-trips through JSON exactly,
-`None` included. Unknown keys and values of the wrong type are refused by name.
+Handed files and `KEY=VALUE` settings; hands on a frozen configuration that round-trips through JSON exactly, `None`
+included. Unknown keys and values of the wrong type are refused by name; what no run can honour is in `checks`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.errors import ConfigError, near
-from experiments.training.recipes import recipe_values
-from experiments.training.settings import Precision, TrainConfig, check_train
+from experiments.training.settings import Precision, TrainConfig
 from fusion.config import FusionConfig
 
 TASKS = ("flickr30k", "coco", "vqa", "gqa", "snli_ve", "hateful_memes")
-DEMO_ENCODERS = {name: f"demo:{name}" for name in ("vit", "clip", "dino", "convnext")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,92 +118,9 @@ class RunConfig:
         return config
 
 
-def demo() -> RunConfig:
-    """The embedded world, four shipped encoders, one trunk for six tasks; about eight minutes on 2 cores."""
-    train = TrainConfig(
-        joint=True,
-        steps=2400,
-        blind_steps=400,
-        batch_size=64,
-        groups=1,
-        ve_dropout=0.35,
-        lr=3e-4,
-        lr_scale={"adapters": 10.0, "heads": 10.0},
-        precision="bf16",
-        validate_examples=400,
-        weights={"flickr30k": 0.5, "coco": 0.5, "vqa": 1.2, "gqa": 1.2, "snli_ve": 0.8, "hateful_memes": 0.8},
-    )
-    options: dict[str, dict[str, Any]] = {
-        "flickr30k": {"negatives": "alternate", "match_share": 0.25},
-        "coco": {"negatives": "alternate", "match_share": 0.25},
-        "vqa": {"min_count": 5},
-    }
-    evaluate = EvaluateConfig(rerank=8, precision="bf16")
-    fusion = FusionConfig(pad_text=8)
-    return RunConfig("demo", dict(DEMO_ENCODERS), task_options=options, fusion=fusion, train=train, evaluate=evaluate)
-
-
-def demo_full() -> RunConfig:
-    """The demo with everything that a claim of complementarity needs: three seeds, all controls, other removals."""
-    made = demo()
-    evaluate = replace(made.evaluate, removals=("zero", "mean", "permuted"))
-    return replace(made, preset="demo-full", seeds=(0, 1, 2), controls="full", evaluate=evaluate)
-
-
-def tiny() -> RunConfig:
-    """A small trunk from scratch, a model per task: for trying one's own encoders on a laptop."""
-    return RunConfig("tiny", dict(DEMO_ENCODERS), fusion=FusionConfig(dropout=0.1, pad_text=8))
-
-
-def base() -> RunConfig:
-    """BERT-base's trunk, a model per task with the values of its published recipe; name four encoders of your own."""
-    fusion = FusionConfig(width=768, layers=12, heads=12, dropout=0.1, text="google-bert/bert-base-uncased")
-    return RunConfig("base", {}, fusion=fusion, train=_published(part=64), evaluate=EvaluateConfig(precision="bf16"))
-
-
-def large() -> RunConfig:
-    """BERT-large's trunk, 24 layers of width 1024; otherwise as `base`."""
-    fusion = FusionConfig(width=1024, layers=24, heads=16, dropout=0.1, text="google-bert/bert-large-uncased")
-    return RunConfig("large", {}, fusion=fusion, train=_published(part=32), evaluate=EvaluateConfig(precision="bf16"))
-
-
-def _published(*, part: int) -> TrainConfig:
-    per_task = {task: recipe_values(task, part=part) for task in TASKS}
-    # What several tasks share, or a task of one's own: between the rates of the recipes.
-    return TrainConfig(
-        precision="bf16", groups=4, per_task=per_task, keep="best", lr=2e-5, lr_scale=FRESH, epochs=10.0, warmup=0.1
-    )
-
-
-FRESH = {"heads": 10.0, "adapters": 10.0}
-"""What starts at random learns faster than a trained trunk."""
-
-
-def with_recipes(config: RunConfig) -> RunConfig:
-    """The recipe of a built-in task also for one that is that task under another name, such as `mine=vqa`."""
-    train = config.train
-    known = train.per_task
-    again = {name: known[spec] for name, spec in config.own_tasks.items() if spec in known and name not in known}
-    return replace(config, train=replace(train, per_task={**known, **again})) if again else config
-
-
 TABLES = ("weights", "lr_scale", "images", "encoders", "task_options", "per_task", "control_checkpoints")
 """Settings whose keys are free to choose; those of `NESTED` hold tables of free keys again."""
 NESTED = ("task_options", "per_task")
-PRESETS: dict[str, Callable[[], RunConfig]] = {
-    "demo": demo,
-    "demo-full": demo_full,
-    "tiny": tiny,
-    "base": base,
-    "large": large,
-}
-
-
-def preset(name: str) -> RunConfig:
-    """The preset of this name. Raises ConfigError for an unknown one."""
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; {near(name, PRESETS)}")
-    return PRESETS[name]()
 
 
 def read_config(path: Path) -> RunConfig:
@@ -245,87 +159,6 @@ def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
             raise ConfigError(f"--set {key}: unknown setting {last!r}; {near(last, target)}")
         target[last] = value
     return RunConfig.from_dict(values)
-
-
-def check(config: RunConfig) -> RunConfig:
-    """Refuses values that no run can honour. Raises ConfigError."""
-    train = config.train
-    positive = {
-        "evaluate.batch_size": config.evaluate.batch_size,
-        "evaluate.rerank": config.evaluate.rerank,
-        "world_scale": config.world_scale,
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{key}={value} must be positive")
-    tables: dict[str, Mapping[str, Any]] = {
-        "train.weights": train.weights,
-        "train.per_task": train.per_task,
-        "task_options": config.task_options,
-    }
-    for where, table in tables.items():
-        for key in table:
-            if key not in TASKS and key not in config.tasks:
-                known = dict.fromkeys((*TASKS, *config.tasks))
-                raise ConfigError(f"{where} names an unknown task {key!r}; {near(key, known)}")
-    for key, weight in train.weights.items():
-        if not 0 <= weight < math.inf:
-            raise ConfigError(f"train.weights.{key}={weight} must not be negative")
-    if train.joint and config.tasks and not any(train.weights.get(task, 1.0) for task in config.tasks):
-        raise ConfigError("train.weights are 0 for all tasks of the run: give one that it trains on a positive weight")
-    _check_blind(config)
-    for key in config.control_checkpoints:
-        if key not in config.encoders:
-            raise ConfigError(f"control_checkpoints names an unknown encoder {key!r}; {near(key, config.encoders)}")
-    if not config.encoders and config.preset in PRESETS:
-        raise ConfigError(f"preset {config.preset!r} has no encoders: name yours with --encoders ALIAS=SPEC …")
-    if not config.tasks or not config.seeds or not config.encoders:
-        raise ConfigError("a run needs at least one task, one seed and one encoder")
-    if config.coalitions == "retrained" and config.evaluate.removals:
-        raise ConfigError(
-            f"evaluate.removals={list(config.evaluate.removals)} puts something in absent encoders' places, and with"
-            " coalitions=retrained no model lacks any; nearest: coalitions=both"
-        )
-    if config.data is None and config.preset in ("base", "large"):
-        raise ConfigError(
-            f"preset {config.preset!r} has no data: name the folder of your datasets with --data (nearest that needs"
-            " none: --preset tiny, on rendered pictures)"
-        )
-    if config.device is not None:
-        check_device(config.device)
-    if len(config.encoders) > 8:
-        raise ConfigError(f"{len(config.encoders)} encoders make {2 ** len(config.encoders)} coalitions; at most 8")
-    for where, settings in ({"train": train} | config.train_of_tasks()).items():
-        check_train(settings, aliases=tuple(config.encoders), layers=config.fusion.layers, where=where)
-    return config
-
-
-def _check_blind(config: RunConfig) -> None:
-    """Refuses a joint run whose blind model would train on nothing: retrieval has none. Raises ConfigError."""
-    weights, wanted = config.train.weights, config.controls != "none" or config.coalitions == "retrained"
-    if not config.train.joint or not wanted or all(weights.get(task, 1.0) for task in config.tasks):
-        return
-    from tasks import load_task
-
-    own = {task: f"{task}={spec}" for task, spec in config.own_tasks.items()}
-    blind = [task for task in config.tasks if load_task(own.get(task, task)).scoring == "answers"]
-    if blind and not any(weights.get(task, 1.0) for task in blind):
-        without = "" if config.coalitions == "retrained" else ", or set controls=none"
-        raise ConfigError(
-            f"train.weights are 0 for {', '.join(blind)}, the tasks that the model without images is trained on: give"
-            f" one of them a positive weight, leave them out of --tasks{without}"
-        )
-
-
-def check_device(device: str) -> None:
-    """Refuses a device that this machine does not have. Raises ConfigError."""
-    import torch
-
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    known = ["cpu", *(["cuda"] if gpus else []), *gpus]
-    if device not in known:
-        what = "has no float64, in which losses are summed" if device.startswith("mps") else "is not here"
-        raise ConfigError(f"--device {device!r} {what}; this machine has {', '.join(known)}")
 
 
 OF_THE_RUN = ("joint", "per_task", "weights", "precision", "trackers")

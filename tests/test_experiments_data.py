@@ -13,9 +13,10 @@ import official_files as official
 import pytest
 from illustrated_run import illustrated_run
 
-from experiments.config import RunConfig, tiny
+from experiments.config import RunConfig
 from experiments.data import check_data, find_data, read_tasks
 from experiments.errors import ConfigError
+from experiments.presets import tiny
 from experiments.report import main as report
 from tasks.errors import DatasetError
 

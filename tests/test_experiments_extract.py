@@ -21,11 +21,12 @@ from encoders.extract import Shard, extract
 from encoders.images import Undecodable
 from encoders.store import FeatureStore
 from experiments.combine import run
-from experiments.config import RunConfig, demo
+from experiments.config import RunConfig
 from experiments.data import fill_stores, read_tasks
 from experiments.errors import ConfigError
 from experiments.estimate import Pace, choices, estimate, seconds_an_image, size_lines
 from experiments.extract import main
+from experiments.presets import demo
 from experiments.share import refuse_one_gpu, use_gpu
 from experiments.stores import agreed_batch
 from experiments.world.build import build_world

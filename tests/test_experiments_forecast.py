@@ -10,9 +10,10 @@ import pytest
 
 from experiments import trial
 from experiments.combine import main, run, say_estimate
-from experiments.config import RunConfig, preset
+from experiments.config import RunConfig
 from experiments.forecast import duration, forecast_lines, seen_tokens
 from experiments.jobs import first_jobs
+from experiments.presets import preset
 from experiments.share import Share
 from experiments.trial import Line, seconds_each
 from experiments.world.build import build_world

@@ -8,11 +8,13 @@ import pytest
 
 from encoders import load_encoder
 from encoders.base import Encoder
-from experiments.config import RunConfig, check, demo
+from experiments.checks import check
+from experiments.config import RunConfig
 from experiments.data import Source
 from experiments.errors import ConfigError
 from experiments.jobs import CONTROLS, control_jobs, first_jobs, for_inputs
 from experiments.parameters import TOLERANCE, matching_ratio, trainable
+from experiments.presets import demo
 from experiments.streams import Streams, duplicate, matched, seeds
 from fusion.config import FusionConfig
 

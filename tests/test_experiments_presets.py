@@ -14,8 +14,10 @@ from conftest import SOAK
 from fusion_checkpoints import text_folder
 from schemas import validate
 
+from experiments.checks import check
 from experiments.combine import run
-from experiments.config import PRESETS, check, demo, override
+from experiments.config import override
+from experiments.presets import PRESETS, demo
 from experiments.world.build import build_world
 
 TASKS = ("hateful_memes", "flickr30k")

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from experiments.checks import check
 from experiments.combine import configure, parser, run
-from experiments.config import RunConfig, check, preset, with_recipes
+from experiments.config import RunConfig
 from experiments.errors import ConfigError
+from experiments.presets import preset, with_recipes
 from experiments.world.build import build_world
 
 PAGE = Path(__file__).parent.parent / "docs" / "own_task.md"

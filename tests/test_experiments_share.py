@@ -17,8 +17,9 @@ from schemas import validate
 
 from encoders.errors import StoreError
 from experiments.combine import run
-from experiments.config import RunConfig, preset
+from experiments.config import RunConfig
 from experiments.model import write_json
+from experiments.presets import preset
 from experiments.share import LEFT_ALONE, Share, left_alone, own_share
 from experiments.world.build import build_world
 from tasks import load_task

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.config import RunConfig, check, demo, override, preset
+from experiments.checks import check
+from experiments.config import RunConfig, override
 from experiments.errors import ConfigError
 from experiments.model import TaskModel
+from experiments.presets import demo, preset
 from experiments.training.launch import check_processes, make_accelerator, tracker_names
 from experiments.training.optimizer import module_of, parameter_groups
 from experiments.training.progress import Progress, has_converged
