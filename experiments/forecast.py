@@ -15,6 +15,7 @@ from typing import Literal
 from encoders.base import Encoder
 from experiments.cells import Cell
 from experiments.config import RunConfig
+from experiments.controls import control_streams
 from experiments.data import PARTS, check_data, find_data, read_tasks
 from experiments.estimate import estimate
 from experiments.jobs import Job, control_jobs, first_jobs, for_inputs
@@ -88,7 +89,7 @@ def every_job(workshop: Workshop) -> tuple[list[Job], dict[str, Encoder], list[s
     if config.controls != "full":
         return jobs, loaded, notes
     heaviest = max(encoders, key=lambda alias: encoders[alias].num_tokens)
-    streams, lacking = workshop.streams([heaviest])
+    streams, lacking = control_streams(config, encoders, [heaviest], load=workshop.load)
     later = control_jobs(config, best=dict.fromkeys(config.tasks, heaviest), streams=streams)
     for job in later:
         for alias, spec in job.encoders.items():

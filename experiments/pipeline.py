@@ -30,6 +30,7 @@ from encoders.durable import sweep
 from encoders.memory import USUAL
 from experiments.cells import write_examples, write_table
 from experiments.config import RunConfig
+from experiments.controls import best_single, control_streams
 from experiments.cost import encoder_cost, similarity
 from experiments.data import (
     PARTS,
@@ -184,8 +185,8 @@ def _do_jobs(workshop: Workshop, share: Share, *, say: Callable[[str], None], fi
                 f"the trained controls wait for {lacking} models of other shards: run this again when they are finished"
             )
         return lacking
-    best = agree(workshop.best_single() if first else {})
-    streams, not_run = workshop.streams(dict.fromkeys(best.values()))
+    best = agree(best_single(config, workshop.data) if first else {})
+    streams, not_run = control_streams(config, workshop.encoders, dict.fromkeys(best.values()), load=workshop.load)
     if share.index == 0 and first:
         write_json(config.folder / "controls.json", not_run)
         for control, why in not_run.items():

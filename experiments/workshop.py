@@ -6,7 +6,7 @@ processes of one launch do each job together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,21 +20,20 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import Shard
-from experiments.cells import Cell, Removal, read_answers, write_table
+from experiments.cells import Cell, write_table
 from experiments.config import RunConfig
 from experiments.data import FeatureBank, Part, TaskData, fill_stores
 from experiments.evaluate import Evaluator
-from experiments.jobs import CONTROLS, Control, Job, for_inputs, groups_of, table_of
+from experiments.job_cells import cells_of
+from experiments.jobs import Job, for_inputs
 from experiments.model import TaskModel, load_weights, save_weights
-from experiments.parameters import matching_ratio
 from experiments.processes import Processes
-from experiments.streams import Streams, duplicate, matched, seeds
 from experiments.training.arrival import read_together
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.loop import make_dropout, observe, train_model
 from experiments.training.validation import validation_part
 from fusion.model import FusionModel
-from fusion.types import all_coalitions, coalition_name
+from fusion.types import coalition_name
 from fusion.ve_dropout import VEDropout
 from tasks.base import Answer, Objective
 from tasks.contrast import RetrievalObjective
@@ -97,6 +96,9 @@ class Workshop:
     def cells(self, job: Job) -> list[Cell]:
         """The cells that a job answers."""
         return [cell for task in job.answers for cell in self._cells(job, task)]
+
+    def _cells(self, job: Job, task: str) -> list[Cell]:
+        return cells_of(self.config, job, task, gallery=self.galleries[task])
 
     def bank_of(self, job: Job) -> FeatureBank:
         """The features that the job's model reads; those of encoders of its own are extracted first."""
@@ -228,60 +230,6 @@ class Workshop:
         scored = [t for t in jobs[0].answers if isinstance(self.objectives[t], (RetrievalObjective, ScoredObjective))]
         return {task: Cell(task, seed, full, mode="averaged") for task in scored}
 
-    def best_single(self) -> dict[str, str]:
-        """By task, the encoder that is best on its own on validation, over all seeds."""
-        best = {}
-        for task, item in self.data.items():
-            scores = {}
-            for alias in self.config.encoders:
-                table = Cell(task, 0, (alias,), table_of(self.config), self.removal(task), split="select")
-                cells = [replace(table, seed=seed) for seed in self.config.seeds]
-                values = [item.task.value(read_answers(self.config.folder, cell)) for cell in cells]
-                scores[alias] = sum(values) / len(values)
-            best[task] = max(scores, key=lambda alias: scores[alias])
-        return best
-
-    def streams(self, aliases: Iterable[str]) -> tuple[dict[tuple[Control, str], Streams], dict[str, str]]:
-        """What the controls of these encoders read, and why one cannot be."""
-        config, count = self.config, len(self.config.encoders)
-        num_tokens = sum(encoder.num_tokens for encoder in self.encoders.values())
-        found: dict[tuple[Control, str], Streams] = {}
-        lacking: dict[str, str] = {}
-        for alias in aliases:
-            spec, load = config.encoders[alias], partial(self.load, alias)
-            others = config.control_checkpoints.get(alias, ())
-            made: dict[Control, Streams | str] = {
-                "duplicate": duplicate(alias, count=count),
-                "seeds": seeds(alias, spec, count=count, checkpoints=others, load=load),
-                "matched": self._as_large(alias, matched(alias, spec, count=count, num_tokens=num_tokens, load=load)),
-            }
-            for kind in CONTROLS:
-                one = made[kind]
-                if isinstance(one, Streams):
-                    found[kind, alias] = one
-                else:
-                    lacking[f"{kind} of {alias}"] = one
-        return found, lacking
-
-    def _as_large(self, alias: str, made: Streams | str) -> Streams | str:
-        """Streams of one encoder with a trunk that gives their models the run's number of parameters, or why none."""
-        if isinstance(made, str):
-            return made
-        widths = {name: encoder.width for name, encoder in self.encoders.items()}
-        own_widths = dict.fromkeys(made.sources, widths[alias])
-        ratios: dict[str, int | float | str] = {}
-        for name, tasks in groups_of(self.config).items():
-            job = Job("matched", name, tasks, tasks, 0, (alias,), made.sources)
-            own = for_inputs(self.config, job)
-            ratios[name] = matching_ratio(self.config, widths, own, own_widths, tasks)
-        for name, ratio in ratios.items():
-            if isinstance(ratio, str):
-                return f"{name}: {ratio}"
-        first, *others = [ratio for ratio in ratios.values() if not isinstance(ratio, str)]
-        if any(other != first for other in others):
-            return f"its models need trunks of several widths, fusion.mlp_ratio={', '.join(map(str, ratios.values()))}"
-        return replace(made, mlp_ratio=None if first == self.config.fusion.mlp_ratio else first)
-
     def load(self, alias: str, spec: str) -> Encoder:
         """An encoder that the run may not have, on the run's device. Raises EncoderError."""
         return load_encoder(f"{alias}={spec}", device=str(self.device))
@@ -311,38 +259,6 @@ class Workshop:
             processes=self.processes,
             fills=fills,
         )
-
-    def _cells(self, job: Job, task: str) -> list[Cell]:
-        """One task's cells of a job."""
-        gallery, seed, controls = self.galleries[task], job.seed, self.config.controls != "none"
-        cells = self._masked_cells(job, task) if job.kind == "masked" else [Cell(task, seed, job.of, mode=job.kind)]
-        if job.kind == "retrained":
-            cells.append(replace(cells[0], split="select"))
-            if not job.shown and controls:
-                cells.append(Cell(task, seed, (), mode="blind"))
-        if job.leads and controls:
-            cells.append(Cell(task, seed, job.of, mode="shuffled"))
-        if job.leads and gallery:
-            cells.append(Cell(task, seed, job.of, mode="reranked"))
-        return cells
-
-    def _masked_cells(self, job: Job, task: str) -> list[Cell]:
-        """Every coalition of a masked model, also with other removals; on validation those that choices are made on."""
-        seed, full = job.seed, job.of
-        chosen = [coalition for coalition in all_coalitions(full) if coalition or not self.galleries[task]]
-        usual = self.removal(task)
-        table = Cell(task, seed, full, removal=usual)
-        cells = [replace(table, coalition=coalition) for coalition in chosen]
-        singles = [(alias,) for alias in full if len(full) > 1]
-        cells += [replace(table, coalition=coalition, split="select") for coalition in [*singles, full]]
-        for removal in self.config.evaluate.removals:
-            if removal != usual:
-                cells += [replace(cell, removal=removal) for cell in cells[: len(chosen)] if cell.coalition != full]
-        return cells
-
-    def removal(self, task: str) -> Removal:
-        """What becomes of absent encoders in the table of a task: what did in training, where one model answers it."""
-        return self.config.train_of(task).fill if table_of(self.config) == "masked" else "drop"
 
     def _answer(self, job: Job, task: str, model: TaskModel, bank: FeatureBank) -> None:
         """One task's cells, and where the model looks."""
