@@ -1,8 +1,8 @@
 """Fills feature stores: image files and encoders in, complete parts on disk out, and each file's digest.
 
-Every image is decoded once for all encoders that lack it; encoders that share a model share its pass. Decoding
-runs ahead of the encoders and writing behind them. What is computed in which batch is fixed by `encoders.plan`,
-so the same call gives the same bytes however often it was killed, and several processes share the work.
+Every image is decoded once for all encoders that lack it; encoders that share a model share its pass. Writing runs
+behind the encoders and, beside a GPU, decoding ahead of them. What is computed in which batch is fixed by
+`encoders.plan`, so the same call gives the same bytes however often it was killed, and several processes share the work.
 """
 
 from __future__ import annotations

@@ -6,13 +6,17 @@ from a short trial on this machine. No run folder is made.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from encoders.base import Encoder
+from encoders.memory import local_processes
 from experiments.cells import Cell
 from experiments.config import RunConfig
 from experiments.controls import control_streams
@@ -71,12 +75,15 @@ def forecast_lines(config: RunConfig, *, processes: int = 1) -> list[str]:
     images, root = list(dict.fromkeys(paths)), Path(config.cache) / "features"
     together = {**encoders, **loaded}
     views = sum(encoder.views for encoder in together.values())
-    lines = ["features", *estimate(together, images, root=root, processes=processes)]
+    here = min(processes, local_processes())
+    lines = ["features", *estimate(together, images, root=root, processes=processes, here=here)]
     lines.append(f"passes: {len(images) * views:,}, each of {len(images):,} images through {views} encoders or views")
     done = [job for job in jobs if workshop.done(job)]
     pace = paces(config, data, workshop.bank, accelerator.device)
     found = [forecast(workshop, job, pace, loaded) for job in jobs if job not in done]
-    return [*lines, "", "models and cells", *model_lines(found, done=len(done), processes=processes), *notes]
+    speed = speed_of(processes, here=here, on_gpu=workshop.device.type == "cuda")
+    lines += ["", "models and cells", *model_lines(found, done=len(done), processes=processes, speed=speed)]
+    return [*lines, *notes]
 
 
 def every_job(workshop: Workshop) -> tuple[list[Job], dict[str, Encoder], list[str]]:
@@ -156,8 +163,23 @@ def cell_seconds(workshop: Workshop, cell: Cell, pace: TaskPace, tokens: Mapping
     return seconds
 
 
-def model_lines(found: Sequence[Forecast], *, done: int, processes: int) -> list[str]:
-    """A row for models that differ in seed, encoders or control alone, and all together."""
+def speed_of(processes: int, *, here: int, on_gpu: bool) -> float:
+    """How many times as fast as one process so many are, each with models of its own.
+
+    Args:
+        here: how many of them are on each machine; unless each has a GPU, they have its cores together, of which the
+            one that was measured used its own threads.
+    """
+    shared = here if on_gpu else min(here, max(1.0, (os.cpu_count() or 1) / torch.get_num_threads()))
+    return max(1, processes // here) * shared
+
+
+def model_lines(found: Sequence[Forecast], *, done: int, processes: int, speed: float) -> list[str]:
+    """A row for models that differ in seed, encoders or control alone, and all together.
+
+    Args:
+        speed: of all processes together, in that of one.
+    """
 
     def kind(one: Forecast) -> tuple[str, str, int]:
         return one.job.name, one.job.kind, len(one.job.of)
@@ -185,7 +207,7 @@ def model_lines(found: Sequence[Forecast], *, done: int, processes: int) -> list
     for row in rows:
         aligned = (f"{cell:{'>' if k else '<'}{widths[k]}}" for k, cell in enumerate(row))
         lines.append("  " + "  ".join(aligned))
-    total = sum(one.seconds for one in found) / HOUR / processes
+    total = sum(one.seconds for one in found) / HOUR / speed
     share = f"{processes} processes like this one" if processes > 1 else "one process"
     lines.append(f"  in all about {total:.2g} h for {share}, an estimate from a trial of a few steps on this machine")
     return [*lines, f"  {done} models are there already and not counted"] if done else lines

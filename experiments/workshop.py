@@ -20,6 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import Shard
+from encoders.memory import USUAL
 from experiments.cells import Cell, write_table
 from experiments.config import RunConfig
 from experiments.data import FeatureBank, Part, TaskData, fill_stores
@@ -28,6 +29,7 @@ from experiments.job_cells import cells_of
 from experiments.jobs import Job, for_inputs
 from experiments.model import TaskModel, load_weights, save_weights
 from experiments.processes import Processes
+from experiments.stores import agreed_batch
 from experiments.training.arrival import read_together
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.loop import make_dropout, observe, train_model
@@ -115,13 +117,16 @@ class Workshop:
         complete: Callable[[Callable[[], bool]], bool] = lambda ready: ready(),
     ) -> FeatureBank:
         """Features of encoders that the run may not have, extracted first; others may do other shards of that."""
+        fitting = partial(agreed_batch, processes=self.processes, device=str(self.device))
         return fill_stores(
             self.config,
             self.data,
             encoders,
             shard=shard.within(self.processes.index, self.processes.count),
+            batch_size=fitting if shard == Shard() else USUAL,  # other shares, which cannot be asked, cut images alike
             progress="bar" if self.accelerator.is_local_main_process else "none",
             wait=self.accelerator.wait_for_everyone,
+            together=self.processes.count,
             complete=complete,
         )
 

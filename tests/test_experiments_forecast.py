@@ -11,7 +11,7 @@ import pytest
 from experiments import trial
 from experiments.combine import main, run, say_estimate
 from experiments.config import RunConfig
-from experiments.forecast import duration, forecast_lines, seen_tokens
+from experiments.forecast import duration, forecast_lines, seen_tokens, speed_of
 from experiments.jobs import first_jobs
 from experiments.presets import preset
 from experiments.share import Share
@@ -143,3 +143,16 @@ def test_what_is_there_already_is_not_counted_again(home: Path) -> None:
 def test_an_estimate_refuses_what_a_run_refuses(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--estimate", "--device", "cpu", "--data", str(home / "nowhere")]) == 1
     assert capsys.readouterr().err.strip() == f"error: --data {home / 'nowhere'} is not a folder"
+
+
+@pytest.mark.parametrize(
+    ("processes", "here", "on_gpu", "speed"),
+    [(1, 1, False, 1), (16, 1, False, 16), (2, 2, False, 2), (4, 4, False, 2), (8, 4, False, 4), (16, 8, True, 16)],
+)
+def test_processes_on_one_machine_share_its_cores(
+    processes: int, here: int, on_gpu: bool, speed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four cores, of which the one that was measured used two."""
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    assert speed_of(processes, here=here, on_gpu=on_gpu) == speed
