@@ -2,7 +2,7 @@
 
 Every image is decoded once for all encoders that lack it; encoders that share a model share its pass. Writing runs
 behind the encoders and, beside a GPU, decoding ahead of them. What is computed in which batch is fixed by
-`encoders.plan`, so the same call gives the same bytes however often it was killed, and several processes share the work.
+`encoders.plan`, so the same call gives the same bytes however often it was killed, and several processes share it.
 """
 
 from __future__ import annotations
