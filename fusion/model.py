@@ -6,21 +6,23 @@ Which operator fuses is the settings' business; nothing here depends on it.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fusion.adapters import Adapter
 from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
-from fusion.freezing import TextMemo, freeze, parts_of
+from fusion.freezing import freeze, frozen_layers, parts_of
 from fusion.operators import Attention, Stream, operator_class
 from fusion.positions import BoxPositions
 from fusion.seeding import seeded
-from fusion.text import TextEmbedder
+from fusion.text import TextEmbedder, padded_length
+from fusion.text_memo import TextMemo
 from fusion.trunk import TextTrunk, initialise_embedder, initialise_positions, load_text_trunk
 from fusion.types import Coalition, Encoded, FeatureMap, Features, check_coalition
 
@@ -97,7 +99,7 @@ class FusionModel(nn.Module):
             adapter.output_norm.load_state_dict(self.text.norm.state_dict())
             self.adapters[f"of_{alias}"] = adapter
         self.frozen: tuple[str, ...] = ()
-        self._memo = TextMemo()
+        self._memo = TextMemo(partial(padded_length, max_text=config.max_text, multiple=config.pad_text))
 
     def freeze(self, names: Sequence[str]) -> None:
         """Takes parts out of training: no gradient, evaluation mode, work on texts alone done once.
@@ -267,23 +269,24 @@ class FusionModel(nn.Module):
         return {alias: every[alias] for alias in self.aliases if alias in every}
 
     def _remembered(self, text: Sequence[str]) -> Stream | None:
-        """Returns texts after the layers that are frozen from the start on; None where there are none."""
+        """Returns texts after the layers that are frozen from the start on; None where nothing is gained by it."""
         trunk = self.operator.text_trunk()
         if trunk is None or not self.frozen or isinstance(text, str):
             return None
-        depth = self._memo.depth(self.text, trunk)
+        depth = frozen_layers(self.text, trunk)
         if depth == 0:
             return None
         self._memo.check([self.text, *trunk.blocks[:depth]])
-        missing = self._memo.missing(text)
-        if missing and self._memo.full:
-            return None
-        with torch.no_grad():
-            for one in missing:  # each by itself: what is remembered must not depend on what it was met with
-                lead = self._lead([one], {})
-                self._memo.add([one], trunk.begin(lead.states, valid=lead.valid, layers=depth), lead.valid)
-        known = self._memo.stream(text)
-        return None if known is None else Stream(*known, done=depth)
+        found = self._memo.stream(
+            text, embed=self._embedded, begin=lambda states, valid: trunk.begin(states, valid=valid, layers=depth)
+        )
+        return None if found is None else Stream(*found, done=depth)
+
+    def _embedded(self, text: Sequence[str]) -> tuple[Float[Tensor, "b t w"], Bool[Tensor, "b t"]]:
+        """Embeds [CLS] text [SEP], padded."""
+        settings = self.config
+        ids, valid = self.tokenizer.ids(text, max_text=settings.max_text, multiple=settings.pad_text)
+        return self.text(ids.to(self.device)), valid.to(self.device)
 
     def _lead(self, text: Sequence[str] | None, visual: Mapping[str, Stream]) -> Stream:
         """Embeds [CLS] text [SEP], or CLS alone."""
@@ -294,10 +297,7 @@ class FusionModel(nn.Module):
             raise FusionError("nothing to encode: no text and the empty coalition")
         if text is not None and len(text) != (batch or len(text)) or text is not None and not text:
             raise FusionError(f"{len(text)} texts for {'no' if batch is None else batch} images")
-        if text is None:
-            ids = torch.full((batch or 0, 1), self.tokenizer.id_of("cls_token"))
-            valid = torch.ones_like(ids, dtype=torch.bool)
-        else:
-            settings = self.config
-            ids, valid = self.tokenizer.ids(text, max_text=settings.max_text, multiple=settings.pad_text)
-        return Stream(self.text(ids.to(self.device)), valid.to(self.device))
+        if text is not None:
+            return Stream(*self._embedded(text))
+        ids = torch.full((batch or 0, 1), self.tokenizer.id_of("cls_token"), device=self.device)
+        return Stream(self.text(ids), torch.ones_like(ids, dtype=torch.bool))

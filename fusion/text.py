@@ -112,11 +112,15 @@ class TextTokenizer:
         cls_id, sep_id, pad_id = (self.id_of(key) for key in ("cls_token", "sep_token", "pad_token"))
         encodings = self.tokenizer.encode_batch(list(text), add_special_tokens=False)
         rows = [[cls_id, *encoding.ids[: max_text - 2], sep_id] for encoding in encodings]
-        longest = max(len(row) for row in rows)
-        longest = min(max_text, math.ceil(longest / multiple) * multiple)
+        longest = padded_length(max(len(row) for row in rows), max_text=max_text, multiple=multiple)
         ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
         return ids, torch.arange(longest) < lengths[:, None]
+
+
+def padded_length(longest: int, *, max_text: int, multiple: int) -> int:
+    """Returns the tokens that texts are padded to: a multiple of `multiple`, or `max_text` where that is less."""
+    return min(max_text, math.ceil(longest / multiple) * multiple)
 
 
 class TextEmbedder(nn.Module):

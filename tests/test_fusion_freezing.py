@@ -1,6 +1,7 @@
 """Frozen parts: no gradient, no dropout, no optimizer state, no place in the backward pass, and no work done twice."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -98,16 +99,86 @@ def test_frozen_work_on_texts_is_done_once(config: FusionConfig, operator: str, 
     model.load_state_dict(plain.state_dict())
     model.freeze(names)
     model.eval()
-    calls: list[int] = []
-    first = model.operator.trunks()[0].blocks[0]
-    first.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    passed = tokens_passed(model)
     for texts in (TEXTS, TEXTS[::-1], TEXTS[:1], [*TEXTS[:1], "blue", "blue"]):
         found, expected = model.encode(texts, None, ()), plain.encode(texts, None, ())
         close(found.pooled, expected.pooled)
         assert torch.equal(found.valid, expected.valid) and found.spans == expected.spans
         close(found.states[found.valid], expected.states[expected.valid])
     once = operator != "late" and len(names) == 2
-    assert calls == ([1, 1, 1, 1] if once else [3, 3, 1, 3])
+    assert passed == ([(8, 8), (8, 8)] if once else [(3, 6), (3, 6), (1, 4), (3, 4)])
+
+
+def tokens_passed(model: FusionModel) -> list[tuple[int, int]]:
+    """Rows and tokens of all that passes the first layer from now on."""
+    passed: list[tuple[int, int]] = []
+    first = model.operator.trunks()[0].blocks[0]
+    first.register_forward_pre_hook(lambda _, given: passed.append(tuple(given[0].shape[:2])))
+    return passed
+
+
+def frozen(config: FusionConfig, **changed: Any) -> FusionModel:
+    """A model whose text passes frozen layers alone."""
+    model = FusionModel(replace(config, dropout=0.0, **changed), WIDTHS).eval()
+    model.freeze(["text", "trunk"])
+    return model
+
+
+WORDS = ("red", "small", "blue", "circle", "square") * 4
+LONG = [" ".join(WORDS[start : start + count]) for start in range(5) for count in range(1, 12)]
+"""55 texts of 3 to 13 tokens."""
+
+
+@pytest.mark.parametrize("pad_text", [1, 8])
+def test_what_is_remembered_of_a_text_depends_on_nothing_else(config: FusionConfig, pad_text: int) -> None:
+    """To the last bit: met in one batch, in small ones, in another order, alone."""
+    batches: list[list[list[str]]] = [
+        [LONG],
+        [LONG[k : k + 3] for k in range(0, 55, 3)],
+        [LONG[::-1][k : k + 20] for k in range(0, 55, 20)],
+        [[text] for text in LONG],
+    ]
+    found = []
+    for met in batches:
+        model = frozen(config, pad_text=pad_text)
+        for texts in met:
+            model.encode(texts, None, ())
+        passed = tokens_passed(model)
+        found.append(model.encode(LONG, None, ()))
+        assert not passed
+    plain = FusionModel(replace(config, dropout=0.0, pad_text=pad_text), WIDTHS).eval().encode(LONG, None, ())
+    for encoded in found:
+        assert torch.equal(encoded.states, found[0].states)
+        assert torch.equal(encoded.valid, plain.valid)
+        close(encoded.states[encoded.valid], plain.states[plain.valid])
+
+
+@pytest.mark.parametrize("pad_text", [1, 8])
+def test_new_texts_take_about_what_they_take_without_memory(config: FusionConfig, pad_text: int) -> None:
+    passed = tokens_passed(model := frozen(config, pad_text=pad_text))
+    model.encode(LONG, None, ())
+    longest = 13 if pad_text == 1 else 16
+    assert sum(rows * tokens for rows, tokens in passed) < 1.2 * len(LONG) * longest
+
+
+def test_a_full_memory_goes_on_serving(config: FusionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for 40 tokens: of a batch with known texts the others alone pass, and one without passes as ever."""
+    monkeypatch.setattr("fusion.text_memo.MEMO_BYTES", 40 * 32 * 4)
+    model, plain = frozen(config), FusionModel(replace(config, dropout=0.0), WIDTHS).eval()
+    short, others = ["red", "blue", "small"], ["circle red", "circle blue", "circle small", "square blue"]
+    model.encode(short, None, ())
+    model.encode(LONG[20:], None, ())
+    passed = tokens_passed(model)
+    for texts, expected in (
+        ([others[0], *short, others[1], others[0]], [(2, 4)]),
+        ([*others, others[0]], [(5, 4)]),
+        ([*short, *short], []),
+    ):
+        passed.clear()
+        found, without = model.encode(texts, None, ()), plain.encode(texts, None, ())
+        assert passed == expected
+        assert torch.equal(found.valid, without.valid) and found.spans == without.spans
+        close(found.states[found.valid], without.states[without.valid])
 
 
 def test_frozen_work_is_done_again_when_its_weights_change(config: FusionConfig) -> None:
@@ -127,16 +198,16 @@ def test_frozen_work_is_done_again_when_its_weights_change(config: FusionConfig)
     assert not torch.equal(half.float(), model.encode(TEXTS, None, ()).pooled)
 
 
-def test_what_finds_no_room_is_done_as_ever(config: FusionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_remembered_than_there_is_room_for(config: FusionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for one of three texts: two tokens of 32 floats, but not for the next, of four."""
-    monkeypatch.setattr("fusion.freezing.MEMO_BYTES", 4 * 32 * 4)
+    monkeypatch.setattr("fusion.text_memo.MEMO_BYTES", 4 * 32 * 4)
     model = FusionModel(config, WIDTHS).eval()
     texts = ["", "red circle", "blue square"]
     expected = model.encode(texts, None, ()).pooled
     model.freeze(["text", "trunk"])
     for _ in range(2):
         close(model.encode(texts, None, ()).pooled, expected)
-    assert model._memo.full and model._memo.missing(texts) == texts[1:]
+    assert model._memo.full and model._memo.unknown(texts) == texts[1:]
     close(model.encode([""], None, ()).pooled, expected[:1])
 
 
