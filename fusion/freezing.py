@@ -63,3 +63,11 @@ def freeze(modules: Iterable[nn.Module]) -> None:
 def is_frozen(module: nn.Module) -> bool:
     """Returns whether nothing in a module needs a gradient and it is in evaluation mode."""
     return not module.training and not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def frozen_layers(embedder: nn.Module, trunk: Trunk) -> int:
+    """Returns how many layers are frozen from the start on; 0 also where the embeddings are not."""
+    if not is_frozen(embedder):
+        return 0
+    frozen = [is_frozen(block) for block in trunk.blocks]
+    return frozen.index(False) if False in frozen else len(frozen)

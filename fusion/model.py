@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from fusion.adapters import Adapter
 from fusion.config import FusionConfig
 from fusion.errors import FusionError, choices
-from fusion.freezing import freeze, parts_of
+from fusion.freezing import freeze, frozen_layers, parts_of
 from fusion.operators import Attention, Stream, operator_class
 from fusion.positions import BoxPositions
 from fusion.seeding import seeded
 from fusion.text import TextEmbedder, padded_length
-from fusion.text_memo import TextMemo, frozen_layers
+from fusion.text_memo import TextMemo
 from fusion.trunk import TextTrunk, initialise_embedder, initialise_positions, load_text_trunk
 from fusion.types import Coalition, Encoded, FeatureMap, Features, check_coalition
 

@@ -12,9 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fusion.freezing import is_frozen
-from fusion.transformer import Trunk
-
 ROWS, STEP = 8, 8
 """Texts in a pass whose states are kept, and what its length is a multiple of. Sums may be rounded otherwise where
 products have another size, or rows another alignment. So passes have few shapes, rows lie alike in them, and what is
@@ -31,9 +28,10 @@ Begin = Callable[[Float[Tensor, "b t w"], Bool[Tensor, "b t"]], Float[Tensor, "b
 class TextMemo:
     """States of texts after the frozen beginning of a trunk.
 
-    It holds at most `MEMO_BYTES`, and forgets everything when a weight it depends on has changed. While there is room,
-    texts that are not known yet pass in groups of like length. Then it goes on serving those that it has: the others
-    pass together, and where few are known the batch is left to the caller as if there were no memory.
+    It holds at most `MEMO_BYTES`, and beside them what it grows from while it grows. It forgets everything when a
+    weight it depends on has changed. While there is room, texts that are not known yet pass in groups of like length.
+    Then it goes on serving those that it has: the others pass together, and where few are known the batch is left to
+    the caller as if there were no memory.
 
     Args:
         padded: the length to which a batch is padded whose longest text has so many tokens.
@@ -146,11 +144,3 @@ class TextMemo:
         rows = starts + steps.where(steps < lengths, 0)
         device = self._states.device
         return self._states[rows.to(device)], (steps < lengths).to(device)
-
-
-def frozen_layers(embedder: nn.Module, trunk: Trunk) -> int:
-    """Returns how many layers are frozen from the start on; 0 also where the embeddings are not."""
-    if not is_frozen(embedder):
-        return 0
-    frozen = [is_frozen(block) for block in trunk.blocks]
-    return frozen.index(False) if False in frozen else len(frozen)
