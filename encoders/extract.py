@@ -86,9 +86,7 @@ def extract(
         share = shard.index, shard.count
         digests = digest_all(images, pool, cache=digest_cache, share=share, progress=progress)
         files = {digest: path for path, digest in reversed(digests.items())}
-        stores = [FeatureStore(root, encoder) for encoder in distinct.values()]
-        for store in stores:  # before hours of work, and not only when a torn part is first read
-            store.part_list.check_sizes()
+        stores = _open_stores(root, list(distinct.values()))
         every, record = list(dict.fromkeys(digests.values())), Undecodable(root)
         excluded = set(record.reasons()) & set(files) if undecodable == "exclude" else set[str]()
         missing = [set(store.missing(every)) - excluded for store in stores]
@@ -285,6 +283,14 @@ class _Extraction:
             except (StoreError, OSError) as error:
                 if written:
                     raise StoreError(f"cannot write the feature store {store.folder}: {error}") from error
+
+
+def _open_stores(root: Path, encoders: Sequence[Encoder]) -> list[FeatureStore]:
+    """A store for each; a torn part is found before hours of work, and not only when it is first read."""
+    stores = [FeatureStore(root, encoder) for encoder in encoders]
+    for store in stores:
+        store.part_list.check_sizes()
+    return stores
 
 
 def _look_at_space(

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from analysis.terminal import summary_lines
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.durable import sweep
-from encoders.memory import USUAL
 from experiments.cells import write_examples, write_table
 from experiments.config import RunConfig
 from experiments.controls import best_single, control_streams
@@ -37,7 +35,6 @@ from experiments.data import (
     FeatureBank,
     TaskData,
     check_data,
-    fill_stores,
     find_data,
     read_tasks,
     world_is_there,
@@ -45,9 +42,8 @@ from experiments.data import (
 from experiments.errors import ConfigError
 from experiments.jobs import control_jobs, first_jobs, groups_of
 from experiments.model import write_json
-from experiments.processes import Processes
 from experiments.share import Share, refuse_one_gpu
-from experiments.stores import agreed_batch, sibling_lines
+from experiments.stores import sibling_lines, stock
 from experiments.training.launch import make_accelerator
 from experiments.workshop import Workshop
 
@@ -78,29 +74,14 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     with accelerator.main_process_first():  # the others find the embedded world in place
         data = read_tasks(config, find_data(config))
     finish("data")
-    fitting = partial(agreed_batch, processes=Processes.of(accelerator), device=str(accelerator.device))
-    bank = fill_stores(
-        config,
-        data,
-        encoders,
-        shard=share.shard.within(accelerator.process_index, accelerator.num_processes),
-        batch_size=fitting if share.whole else USUAL,  # other shares, which cannot be asked, must cut the images alike
-        progress="bar" if accelerator.is_local_main_process and share.index == 0 else "none",
-        wait=accelerator.wait_for_everyone,
-        together=accelerator.num_processes,
-        complete=share.wait,
-    )
+    bank = stock(config, data, encoders, accelerator=accelerator, share=share)
     for line in sibling_lines(config, encoders) if first else ():
         say(line)
     data = {name: item.without(bank.lacking(item)) for name, item in data.items()}
     finish("features")
     folder = config.folder
     if accelerator.is_main_process:
-        for place in (folder, *folder.glob("*/")):
-            sweep(place)
-        write_json(folder / "config.json", config.to_dict())
-        excluded = {n: {part: list(s.excluded) for part, s in item.splits.items()} for n, item in data.items()}
-        write_json(folder / "exclusions.json", excluded)
+        excluded = _begin_folder(config, data)
         for line in _exclusion_lines(excluded) if first else ():
             say(line)
     objectives = {name: item.task.objective(item.splits["train"], 8) for name, item in data.items()}
@@ -118,6 +99,17 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
             say(line)
         say(f"report: {folder / 'report.html'} ({time.perf_counter() - started:.0f} s)")
     return folder
+
+
+def _begin_folder(config: RunConfig, data: Mapping[str, TaskData]) -> dict[str, dict[Any, list[str]]]:
+    """Writes down what the run is; returns the images that each split was left without."""
+    folder = config.folder
+    for place in (folder, *folder.glob("*/")):
+        sweep(place)
+    write_json(folder / "config.json", config.to_dict())
+    excluded = {n: {part: list(s.excluded) for part, s in item.splits.items()} for n, item in data.items()}
+    write_json(folder / "exclusions.json", excluded)
+    return excluded
 
 
 def _exclusion_lines(excluded: Mapping[str, Mapping[Any, list[str]]]) -> list[str]:
@@ -194,7 +186,7 @@ def _do_jobs(workshop: Workshop, share: Share, *, say: Callable[[str], None], fi
     later = control_jobs(config, best=best, streams=streams)
     own = {f"{alias}={spec}": (alias, spec) for job in later for alias, spec in job.encoders.items()}
     if own:  # by all shares, before any of them is waited for
-        workshop.stock({name: workshop.load(*one) for name, one in own.items()}, shard=share.shard, complete=share.wait)
+        workshop.stock({name: workshop.load(*one) for name, one in own.items()}, share=share)
     averages = [
         [j for j in jobs if (j.kind, j.name, j.seed, len(j.of)) == ("retrained", name, seed, 1)]
         for seed in config.seeds

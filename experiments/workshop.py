@@ -19,17 +19,16 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from encoders import load_encoder
 from encoders.base import Encoder
-from encoders.extract import Shard
-from encoders.memory import USUAL
 from experiments.cells import Cell, write_table
 from experiments.config import RunConfig
-from experiments.data import FeatureBank, Part, TaskData, fill_stores
+from experiments.data import FeatureBank, Part, TaskData
 from experiments.evaluate import Evaluator
 from experiments.job_cells import cells_of
 from experiments.jobs import Job, for_inputs
 from experiments.model import TaskModel, load_weights, save_weights
 from experiments.processes import Processes
-from experiments.stores import agreed_batch
+from experiments.share import Share
+from experiments.stores import stock
 from experiments.training.arrival import read_together
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.loop import make_dropout, observe, train_model
@@ -109,26 +108,9 @@ class Workshop:
         encoders = {alias: self.load(alias, spec) for alias, spec in job.encoders.items()}
         return self.stock(encoders).reading(job.sources)
 
-    def stock(
-        self,
-        encoders: Mapping[str, Encoder],
-        *,
-        shard: Shard = Shard(),  # noqa: B008  an immutable value
-        complete: Callable[[Callable[[], bool]], bool] = lambda ready: ready(),
-    ) -> FeatureBank:
-        """Features of encoders that the run may not have, extracted first; others may do other shards of that."""
-        fitting = partial(agreed_batch, processes=self.processes, device=str(self.device))
-        return fill_stores(
-            self.config,
-            self.data,
-            encoders,
-            shard=shard.within(self.processes.index, self.processes.count),
-            batch_size=fitting if shard == Shard() else USUAL,  # other shares, which cannot be asked, cut images alike
-            progress="bar" if self.accelerator.is_local_main_process else "none",
-            wait=self.accelerator.wait_for_everyone,
-            together=self.processes.count,
-            complete=complete,
-        )
+    def stock(self, encoders: Mapping[str, Encoder], *, share: Share = Share()) -> FeatureBank:  # noqa: B008
+        """Features of encoders that the run may not have, extracted first."""
+        return stock(self.config, self.data, encoders, accelerator=self.accelerator, share=share)
 
     def validation_of(self, task: str) -> TaskData:
         """The task with that part of its select split on which models are validated while they train."""

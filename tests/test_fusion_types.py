@@ -1,24 +1,16 @@
 """Features on their way to a GPU, as the store hands them out; `pin_memory` is emulated where there is none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_encoders_store import META
 from torch import Tensor
 
-from encoders.store import FeatureStore, StoreMeta
+from encoders.store import FeatureStore
 from fusion.types import Features
 
-META = StoreMeta(
-    name="test:one",
-    fingerprint="ab" * 32,
-    width=3,
-    grid=(1, 2),
-    num_prefix=0,
-    dtype="fp16",
-    boxes=((0.25, 0.5, 0.5, 1.0), (0.75, 0.5, 0.5, 1.0)),
-    preprocess={},
-)
 DIGESTS = ["0" * 64, "1" * 64]
 
 
@@ -32,7 +24,7 @@ def pinned_as_pytorch_does(tensor: Tensor) -> Tensor:
 
 def test_a_batch_of_the_store_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its boxes and `valid` are one copy for all images, which `pin_memory` itself refuses."""
-    store = FeatureStore(tmp_path, META)
+    store = FeatureStore(tmp_path, replace(META, dtype="fp16"))
     store.write_part(DIGESTS, torch.arange(12.0).reshape(2, 2, 3))
     batch = Features(*store.read(DIGESTS, precision="stored"))
     assert batch.boxes.stride(0) == 0 and batch.valid.stride(0) == 0
