@@ -204,9 +204,9 @@ def _controls(results: dict[str, Any]) -> Section:
 
 def _removals(results: dict[str, Any]) -> Section:
     lead = [
-        "How much of this depends on how an encoder is taken away: its tokens leave the sequence, zeros, their mean "
-        "or another image's features take their place, or a model is trained without it. All else in this report is by "
-        "the way that the model was trained for."
+        "How much of this depends on how an encoder is taken away: its tokens leave the sequence; or zeros, their "
+        "mean or another image's features take their place; or a model is trained without it. All else in this report "
+        "removes encoders as training did."
     ]
     return _per_task(
         results,
