@@ -17,9 +17,9 @@ from experiments.data import FeatureBank, TaskData
 from experiments.model import Group, TaskModel
 from experiments.processes import ALONE
 from experiments.training.batches import Batches
-from experiments.training.loop import make_dropout
 from experiments.training.sampler import Sampler
 from experiments.training.settings import TrainConfig
+from experiments.training.train import make_dropout
 from fusion.config import FusionConfig
 from fusion.model import FusionModel
 from fusion.types import Coalition

@@ -26,8 +26,8 @@ from experiments.bench_steps import step_figures
 from experiments.evaluate import Evaluator
 from experiments.model import Group, TaskModel
 from experiments.training.checkpoint import Checkpoints
-from experiments.training.loop import train_model
 from experiments.training.optimizer import make_optimizer
+from experiments.training.train import train_model
 from fusion.types import all_coalitions
 
 STEPS = 6

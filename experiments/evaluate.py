@@ -16,6 +16,7 @@ from torch import Tensor
 
 from experiments.cells import Removal
 from experiments.data import FeatureBank, Part, TaskData
+from experiments.memory import fits
 from experiments.model import TaskModel
 from experiments.processes import ALONE, Processes
 from experiments.training.settings import Precision
@@ -127,7 +128,7 @@ class Evaluator:
             return head({stream: in_float32(found) for stream, found in states.items()}, batch)
 
         with self._standing_in(removal):
-            return order, self.processes.map(of, self._parts(len(order)))
+            return order, self._map(of, self._parts(len(order)))
 
     def _similarity(self, objective: RetrievalObjective, coalition: Coalition, seen: Seen) -> Tensor:
         """Cosines of every image with every caption of the split."""
@@ -143,8 +144,8 @@ class Evaluator:
             return objective.embed_images(self._fuse(None, features, given).pooled).cpu()
 
         if self._texts is None:
-            self._texts = torch.cat(self.processes.map(embed_texts, self._parts(len(self.examples)))).to(self.device)
-        embedded = torch.cat(self.processes.map(embed_images, self._parts(len(images)))).to(self.device)
+            self._texts = torch.cat(self._map(embed_texts, self._parts(len(self.examples)))).to(self.device)
+        embedded = torch.cat(self._map(embed_images, self._parts(len(images)))).to(self.device)
         return (embedded @ self._texts.T).cpu()
 
     def _seen(self, partner: Mapping[str, str], removal: Removal) -> Seen:
@@ -186,7 +187,7 @@ class Evaluator:
             return self.model.fusion.match_logits(self._fuse(texts, features, coalition)).cpu()
 
         with self._standing_in("drop"):
-            logits = torch.cat(self.processes.map(match, self._parts(len(pairs))))
+            logits = torch.cat(self._map(match, self._parts(len(pairs))))
         return rerank(similarity, self.examples, listed, logits)
 
     @torch.no_grad()
@@ -201,7 +202,7 @@ class Evaluator:
             assert found is not None
             return found.mass.sum(1).cpu(), found.token_share.cpu() * len(batch), found.names
 
-        looked = self.processes.map(look, self._parts(len(chosen)))
+        looked = self._map(look, self._parts(len(chosen)))
         totals = torch.stack([mass for mass, _, _ in looked]).sum(0) / len(chosen)
         shares = torch.stack([share for _, share, _ in looked]).sum(0) / len(chosen)
         names = looked[0][2]
@@ -228,6 +229,12 @@ class Evaluator:
         with self._autocast():
             encoded = self.model.fuse(texts, features, coalition)
         return in_float32(encoded)
+
+    def _map(self, work: Callable[[slice], Result], parts: Sequence[slice]) -> list[Result]:
+        """Results of batches, shared by the processes."""
+        half = max(1, self.batch_size // 2)
+        with fits(f"a batch of {self.batch_size} in evaluation", f"evaluate.batch_size={half} takes half"):
+            return self.processes.map(work, parts)
 
     def _parts(self, count: int) -> list[slice]:
         """The batches of so many items."""

@@ -26,9 +26,9 @@ from experiments.jobs import Job, control_jobs, first_jobs, for_inputs
 from experiments.pipeline import load_encoders
 from experiments.training.batches import empty_of
 from experiments.training.launch import make_accelerator
-from experiments.training.loop import make_dropout, num_steps
 from experiments.training.progress import validation_steps
 from experiments.training.settings import TrainConfig
+from experiments.training.train import make_dropout, num_steps
 from experiments.trial import TaskPace, paces, random_bank
 from experiments.workshop import Workshop
 

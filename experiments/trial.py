@@ -23,10 +23,10 @@ from experiments.jobs import groups_of
 from experiments.model import TaskModel
 from experiments.processes import ALONE
 from experiments.training.batches import Batches
-from experiments.training.loop import make_dropout
 from experiments.training.optimizer import make_optimizer
 from experiments.training.sampler import Draw
 from experiments.training.settings import Precision, TrainConfig
+from experiments.training.train import make_dropout
 from experiments.workshop import build_model
 from fusion.types import Coalition
 

@@ -31,7 +31,7 @@ from experiments.share import Share
 from experiments.stores import stock
 from experiments.training.arrival import read_together
 from experiments.training.checkpoint import Checkpoints
-from experiments.training.loop import make_dropout, observe, train_model
+from experiments.training.train import make_dropout, observe, train_model
 from experiments.training.validation import validation_part
 from fusion.model import FusionModel
 from fusion.types import coalition_name

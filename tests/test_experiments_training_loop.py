@@ -12,15 +12,17 @@ import pytest
 import torch
 from toy_training import NUM_IMAGES, TOKENS, WIDTHS, Toy, same_weights
 
+from experiments.errors import ConfigError
+from experiments.evaluate import Evaluator
 from experiments.model import TaskModel
 from experiments.processes import Processes
 from experiments.training.average import Average
 from experiments.training.batches import Batches
 from experiments.training.clock import StepClock
 from experiments.training.gather import Shared
-from experiments.training.loop import make_dropout, num_steps
 from experiments.training.sampler import Sampler
 from experiments.training.settings import TrainConfig
+from experiments.training.train import make_dropout, num_steps
 from fusion.types import all_coalitions
 
 
@@ -224,3 +226,31 @@ def test_another_seed_another_order(toy: Toy, tmp_path: Path) -> None:
     assert steps[0] == steps[1] != steps[2]
     late = list(Sampler(train, toy.config().train, seed=0).draws(after=4, last=6))
     assert late == steps[0][4:]
+
+
+@pytest.mark.parametrize(
+    ("broken", "changes", "remedy"),
+    [
+        ("training", {}, r"a step of 8 examples .*: train.accumulate=2 works it off in 2 parts"),
+        ("training", {"accumulate": 4}, r"a step of 8 examples .*: train.batch_size=4, or a smaller fusion"),
+        ("evaluation", {}, r"a batch of 256 in evaluation .*: evaluate.batch_size=128 takes half"),
+    ],
+)
+def test_what_does_not_fit_the_gpu_is_one_line(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, changes: dict[str, Any], remedy: str
+) -> None:
+    encode, training = TaskModel.encode, broken == "training"
+
+    def full(self: TaskModel, *args: Any, **kwargs: Any) -> Any:
+        if self.training == training:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return encode(self, *args, **kwargs)
+
+    def validate(model: TaskModel) -> dict[str, float]:
+        answers = Evaluator(model, toy.bank, toy.data["gqa"], "select", batch_size=256).answers(("vit",))
+        return {"gqa": float(len(answers))}
+
+    monkeypatch.setattr(TaskModel, "encode", full)
+    with pytest.raises(ConfigError, match=remedy) as caught:
+        toy.train(tmp_path.name, validate=validate, **changes)
+    assert "\n" not in str(caught.value)

@@ -26,7 +26,7 @@ EVERYTHING: dict[str, Any] = {
     "fill": "mean",
     "ve_dropout": {"vit": 0.5, "clip": 0.3},
     "ve_warmup": 0.5,
-    "freeze": ("trunk[:1]",),
+    "freeze": ("text", "trunk[:1]"),
     "schedule": "cosine",
 }
 

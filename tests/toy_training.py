@@ -17,8 +17,8 @@ from experiments.jobs import Job
 from experiments.model import TaskModel
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.launch import make_accelerator
-from experiments.training.loop import make_dropout, train_model
 from experiments.training.settings import TrainConfig
+from experiments.training.train import make_dropout, train_model
 from experiments.workshop import Workshop
 from fusion.config import FusionConfig
 from fusion.model import FusionModel
