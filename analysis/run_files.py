@@ -84,7 +84,9 @@ def read_json(path: Path, *, needed: Sequence[str] = ()) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunFolderError(f"{path} is missing: is {path.parent} the folder of a finished run?") from error
+        raise RunFolderError(
+            f"{path} is missing: is {path.parent} the folder of a finished run? Else its command goes on with it"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, dict):

@@ -40,8 +40,8 @@ def parser() -> Parser:
         "--exclude-undecodable", action="store_true", help="leave out images that do not decode, and record them"
     )
     made.add_argument("--rerank", type=int, metavar="N", help="nearest items of each query that matching re-orders")
-    made.add_argument("--fusion", help="fusion operator")
-    made.add_argument("--text", help="text trunk: demo, scratch, or a folder with a BERT checkpoint")
+    made.add_argument("--fusion", help="concat, coattention, channel, resampler, gated, window or late")
+    made.add_argument("--text", help="text trunk: demo, scratch, or a Hugging Face text encoder, by name or folder")
     made.add_argument("--run", help="name of the run's folder")
     made.add_argument("--runs", help="folder of all runs (default: runs)")
     made.add_argument("--cache", help="folder of features and the embedded world (default: cache)")

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made.prog, made.description = "python -m experiments.compare_operators", __doc__
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("--operators", nargs="+", action="extend", metavar="NAME", help="which of them (default: all)")
-    made.add_argument("--out", type=Path, default=Path("docs/operators.md"), help="where the table is written")
+    made.add_argument("--out", type=Path, help="where the table is written (default: operators.md beside the runs)")
     return made
 
 
@@ -69,9 +69,10 @@ def write_page(folders: Mapping[str, Path], args: argparse.Namespace) -> None:
         print(f"{', '.join(missing)}: not finished yet; whoever finishes the last operator writes the table")
         return
     text, table = page(folders, command=command(args))
-    write_atomically(args.out, text)
+    out = args.out or next(iter(folders.values())).parent / "operators.md"
+    write_atomically(out, text)
     print(table)
-    print(args.out)
+    print(out)
 
 
 def configure_each(args: argparse.Namespace) -> dict[str, RunConfig]:

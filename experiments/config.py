@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -118,9 +118,14 @@ class RunConfig:
         return config
 
 
-TABLES = ("weights", "lr_scale", "images", "encoders", "task_options", "per_task", "control_checkpoints")
+TABLES = (
+    *("weights", "lr_scale", "ve_dropout", "images", "encoders", "own_tasks"),
+    *("task_options", "per_task", "control_checkpoints"),
+)
 """Settings whose keys are free to choose; those of `NESTED` hold tables of free keys again."""
 NESTED = ("task_options", "per_task")
+LENGTHS = ("steps", "epochs")
+DROPPING = ("train.ve_dropout", "train.empty", "train.ve_warmup", "train.fill")
 
 
 def read_config(path: Path) -> RunConfig:
@@ -137,28 +142,82 @@ def read_config(path: Path) -> RunConfig:
 
 
 def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    """Applies `KEY=VALUE` settings such as `train.lr=1e-4`; a value is JSON, or else a string."""
-    values = config.to_dict()
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting!r} is not KEY=VALUE, such as train.lr=1e-4")
-        try:
-            value: Any = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        *path, last = key.split(".")
-        target = values
-        for number, step in enumerate(path):
-            if any(name in NESTED for name in path[:number]):
-                target.setdefault(step, {})
-            if not isinstance(target.get(step), dict):
-                raise ConfigError(f"--set {key}: unknown setting {step!r}; {near(step, target)}")
-            target = target[step]
-        if last not in target and not (path and (path[-1] in TABLES or any(name in NESTED for name in path))):
-            raise ConfigError(f"--set {key}: unknown setting {last!r}; {near(last, target)}")
-        target[last] = value
-    return RunConfig.from_dict(values)
+    """Applies `KEY=VALUE` settings such as `train.lr=1e-4`; a value is JSON, or else a string.
+
+    A setting of `train` holds for all tasks, those included for which the preset has one of their own, but not for a
+    task that another setting names (`train.per_task.vqa.lr=1e-5`).
+    """
+    values, asked = config.to_dict(), dict(map(_parsed, settings))
+    if "train.steps" in asked and asked.get("train.epochs") is not None:
+        raise ConfigError("--set train.steps and train.epochs exclude each other: give one")
+    for key in sorted(asked, key=lambda key: key.startswith("train.per_task")):
+        path = key.split(".")
+        if path[:2] == ["train", "ve_dropout"] and path[2:]:
+            rate = values["train"]["ve_dropout"]
+            values["train"]["ve_dropout"] = rate if isinstance(rate, dict) else dict.fromkeys(values["encoders"], rate)
+        _put(values, path, asked[key], key=key)
+        if path[0] == "train" and path[1:] and path[1] != "per_task":
+            _put_for_all(values["train"]["per_task"], path[1:], asked[key])
+        if path[-1] == "steps":
+            _find(values, path[:-1], key=key)["epochs"] = None
+    made = RunConfig.from_dict(values)
+    _refuse_without_effect(made, asked)
+    return made
+
+
+def _parsed(setting: str) -> tuple[str, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {setting!r} is not KEY=VALUE, such as train.lr=1e-4")
+    try:
+        return key, json.loads(text)
+    except json.JSONDecodeError:
+        return key, text
+
+
+def _find(values: dict[str, Any], path: Sequence[str], *, key: str) -> dict[str, Any]:
+    """The table at a path. Raises ConfigError where there is none."""
+    target = values
+    for number, step in enumerate(path):
+        if any(name in NESTED for name in path[:number]):
+            target.setdefault(step, {})
+        if step not in target:
+            raise ConfigError(f"--set {key}: unknown setting {step!r}; {near(step, target)}")
+        if not isinstance(target[step], dict):
+            raise ConfigError(f"--set {key}: {'.'.join(path[: number + 1])} is one value, it has no settings in it")
+        target = target[step]
+    return target
+
+
+def _put(values: dict[str, Any], path: Sequence[str], value: Any, *, key: str) -> None:
+    target, last = _find(values, path[:-1], key=key), path[-1]
+    free = len(path) > 1 and (path[-2] in TABLES or any(name in NESTED for name in path[:-1]))
+    if last not in target and not free:
+        raise ConfigError(f"--set {key}: unknown setting {last!r}; {near(last, target)}")
+    target[last] = value
+
+
+def _put_for_all(per_task: dict[str, dict[str, Any]], path: Sequence[str], value: Any) -> None:
+    """Sets what tasks have of their own, too; how long they train is one setting, as steps or as epochs."""
+    for own in per_task.values():
+        if path[0] in LENGTHS:
+            for name in LENGTHS:
+                own.pop(name, None)
+        elif path[0] in own:
+            _put(own, path, value, key=".".join(("train", *path)))
+
+
+def _refuse_without_effect(config: RunConfig, asked: Collection[str]) -> None:
+    """Refuses settings that were asked for and that nothing in the run would read. Raises ConfigError."""
+    for key in asked:
+        setting = ".".join(key.split(".")[:2])
+        if setting == "train.weights" and not config.train.joint:
+            raise ConfigError(f"--set {key} shares out the steps of one model, and each task has its own: train.joint")
+        if setting in DROPPING and config.coalitions == "retrained":
+            raise ConfigError(
+                f"--set {key} has no effect with coalitions=retrained, whose models see all their encoders at every"
+                " step; nearest: coalitions=both"
+            )
 
 
 OF_THE_RUN = ("joint", "per_task", "weights", "precision", "trackers")
@@ -213,7 +272,7 @@ def _convert(hint: Any, value: Any, *, where: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}={value!r} must be a list")
+            raise ConfigError(f"{where}={value!r} must be a list{_as_list(value, where=where)}")
         return tuple(_convert(arguments[0], item, where=where) for item in value)
     if origin is dict:
         if not isinstance(value, Mapping):
@@ -226,8 +285,29 @@ def _scalar(hint: Any, value: Any, *, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
+        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}{_as_json(value)}")
     return value
+
+
+def _as_json(value: Any) -> str:
+    """The nearest JSON of a value that Python would have read otherwise."""
+    known = {"None": "null", "True": "true", "False": "false"}
+    if not isinstance(value, str):
+        return ""
+    if value in known:
+        return f"; nearest: {known[value]}"
+    try:
+        return f"; nearest: {json.dumps(float(value))}"
+    except ValueError:
+        return ""
+
+
+def _as_list(value: Any, *, where: str) -> str:
+    """How to write a list that a shell has taken the quotes of, or that is one word."""
+    if not isinstance(value, str):
+        return ""
+    words = [word.strip() for word in value.removeprefix("[").removesuffix("]").split(",")]
+    return f"; in a shell: '{where}={json.dumps(words)}'"
 
 
 def with_values(config: RunConfig, **changes: Any) -> RunConfig:

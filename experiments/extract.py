@@ -57,7 +57,7 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
 
     from encoders import load_encoder
     from encoders.images import Undecodable
-    from encoders.memory import USUAL
+    from encoders.memory import USUAL, local_processes
     from encoders.plan import Shard
     from experiments.data import fill_stores, find_data, read_tasks
     from experiments.processes import Processes
@@ -69,7 +69,7 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
     size = _batch_size(args.batch_size, shard)
     use_gpu(config.device)
     state = PartialState(cpu=on_cpu(config.device), timeout=PATIENCE)
-    refuse_one_gpu(config.device, processes=state.num_processes)
+    refuse_one_gpu(config.device, processes=local_processes())
     device = config.device or str(state.device)
     encoders = {alias: load_encoder(f"{alias}={spec}", device=device) for alias, spec in config.encoders.items()}
     with state.main_process_first():  # the others find the embedded world in place

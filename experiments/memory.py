@@ -20,4 +20,4 @@ def fits(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ConfigError(f"{what} does not fit the GPU's memory: {remedy} (in a run of another name)") from error
+        raise ConfigError(f"{what} does not fit the GPU's memory: {remedy}") from error

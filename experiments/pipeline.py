@@ -25,7 +25,7 @@ from analysis.report import write_report
 from analysis.terminal import summary_lines
 from encoders import load_encoder
 from encoders.base import Encoder
-from encoders.durable import sweep
+from encoders.memory import local_processes
 from experiments.cells import write_examples, write_table
 from experiments.config import RunConfig
 from experiments.controls import best_single, control_streams
@@ -39,13 +39,13 @@ from experiments.data import (
     read_tasks,
     world_is_there,
 )
-from experiments.errors import ConfigError
 from experiments.jobs import control_jobs, first_jobs, groups_of
 from experiments.model import write_json
+from experiments.run_folder import begin_folder, inputs_of, refuse_other_inputs, refuse_other_settings
 from experiments.share import Share, refuse_one_gpu
 from experiments.stores import sibling_lines, stock
 from experiments.training.launch import make_accelerator
-from experiments.workshop import Workshop
+from experiments.workshop import Workshop, build_model
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "transformers", "accelerate", "einops", "numpy", "pyarrow")
 
@@ -58,9 +58,9 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     def finish(step: str) -> None:
         timings[step] = round(time.perf_counter() - started - sum(timings.values()), 1)
 
-    _check_run_folder(config)
+    refuse_other_settings(config)
     accelerator = make_accelerator(config)
-    refuse_one_gpu(config.device, processes=share.count if share.patient else accelerator.num_processes)
+    refuse_one_gpu(config.device, processes=local_processes())
     first = accelerator.is_main_process and share.index == 0
     if first:
         what = f"{len(config.encoders)} encoders, {len(config.tasks)} tasks, seeds {list(config.seeds)}"
@@ -73,6 +73,9 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
         share.wait(lambda: world_is_there(config))
     with accelerator.main_process_first():  # the others find the embedded world in place
         data = read_tasks(config, find_data(config))
+    inputs = inputs_of(config, data, encoders)
+    refuse_other_inputs(config.folder, inputs)
+    build_model(config, data, {alias: encoder.width for alias, encoder in encoders.items()}, seed=0)  # can it be?
     finish("data")
     bank = stock(config, data, encoders, accelerator=accelerator, share=share)
     for line in sibling_lines(config, encoders) if first else ():
@@ -81,7 +84,7 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     finish("features")
     folder = config.folder
     if accelerator.is_main_process:
-        excluded = _begin_folder(config, data)
+        excluded = begin_folder(config, data, inputs)
         for line in _exclusion_lines(excluded) if first else ():
             say(line)
     objectives = {name: item.task.objective(item.splits["train"], 8) for name, item in data.items()}
@@ -101,17 +104,6 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     return folder
 
 
-def _begin_folder(config: RunConfig, data: Mapping[str, TaskData]) -> dict[str, dict[Any, list[str]]]:
-    """Writes down what the run is; returns the images that each split was left without."""
-    folder = config.folder
-    for place in (folder, *folder.glob("*/")):
-        sweep(place)
-    write_json(folder / "config.json", config.to_dict())
-    excluded = {n: {part: list(s.excluded) for part, s in item.splits.items()} for n, item in data.items()}
-    write_json(folder / "exclusions.json", excluded)
-    return excluded
-
-
 def _exclusion_lines(excluded: Mapping[str, Mapping[Any, list[str]]]) -> list[str]:
     """How many images each split was left without, where there are any."""
     return [
@@ -119,33 +111,6 @@ def _exclusion_lines(excluded: Mapping[str, Mapping[Any, list[str]]]) -> list[st
         for name, parts in excluded.items()
         if any(parts.values())
     ]
-
-
-def _check_run_folder(config: RunConfig) -> None:
-    """Refuses to mix two configurations in one folder; one that only adds models to what is there goes on with it."""
-    path = config.folder / "config.json"
-    if not path.exists():
-        return
-    before, now = json.loads(path.read_text()), json.loads(json.dumps(config.to_dict()))
-    skipped = {"device", "runs", "cache", "run", "preset"}
-    differing = [key for key in now if key not in skipped and before.get(key) != now[key]]
-    changed = [key for key in differing if not _adds(key, before.get(key), now[key])]
-    if changed:
-        raise ConfigError(
-            f"{config.folder} holds a run with other settings ({', '.join(changed)}): name another with --run"
-        )
-
-
-MORE = {"controls": ("none", "cheap", "full"), "coalitions": ("masked", "both")}
-"""Settings of which a later value asks for all that an earlier one does, and more."""
-
-
-def _adds(key: str, before: Any, now: Any) -> bool:
-    """Whether a run with the new value holds every model and cell of one with the old value, unchanged."""
-    if key == "seeds":
-        return bool(before == now[: len(before or ())])
-    order = MORE.get(key, ())
-    return before in order and now in order and order.index(before) < order.index(now)
 
 
 def load_encoders(config: RunConfig, device: str) -> dict[str, Encoder]:
@@ -210,27 +175,21 @@ def _side_files(
     folder = config.folder
     parts = [pq.read_table(folder / "attention" / f"{task}.{seed}.parquet") for task in data for seed in config.seeds]
     write_table(pa.concat_tables(parts), folder / "attention.parquet")
-    if not (folder / "baselines.json").exists():
-        baselines = {}
-        for name, item in data.items():
-            found = item.task.baselines(item.splits["train"], item.splits["test"])
-            baselines[name] = {
-                "chance": found.chance,
-                "majority": found.majority,
-                "prior": found.prior,
-                "metric": item.task.metric,
-            }
-        write_json(folder / "baselines.json", baselines)
     write_json(folder / "images.json", {n: str(i.splits["test"].image_root.absolute()) for n, i in data.items()})
-    if not (folder / "examples.parquet").exists():
-        write_examples(
-            folder,
-            [(name, part, e) for name, item in data.items() for part in PARTS[1:] for e in item.splits[part].examples],
-        )
     if not (folder / "cost.json").exists():
         write_json(folder / "cost.json", {alias: encoder_cost(encoder) for alias, encoder in encoders.items()})
-    if not (folder / "similarity.json").exists():
-        write_json(folder / "similarity.json", similarity(data, bank))
+    baselines = folder / "baselines.json"
+    if baselines.exists() and list(json.loads(baselines.read_text(encoding="utf-8"))) == list(data):
+        return  # otherwise tasks were added
+    write_json(folder / "similarity.json", similarity(data, bank))
+    rows = [(name, part, e) for name, item in data.items() for part in PARTS[1:] for e in item.splits[part].examples]
+    write_examples(folder, rows)
+    found = {name: item.task.baselines(item.splits["train"], item.splits["test"]) for name, item in data.items()}
+    table = {
+        name: {"chance": one.chance, "majority": one.majority, "prior": one.prior, "metric": data[name].task.metric}
+        for name, one in found.items()
+    }
+    write_json(baselines, table)
 
 
 def environment(accelerator: Accelerator, encoders: Mapping[str, Encoder]) -> dict[str, Any]:

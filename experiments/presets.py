@@ -51,7 +51,7 @@ def demo_full() -> RunConfig:
 
 
 def tiny() -> RunConfig:
-    """A small trunk from scratch, a model per task: for trying one's own encoders on a laptop."""
+    """The shipped small trunk, a model per task: for trying one's own encoders on a laptop."""
     return RunConfig("tiny", dict(DEMO_ENCODERS), fusion=FusionConfig(dropout=0.1, pad_text=8))
 
 

@@ -6,6 +6,7 @@ on a device of its own, unless `--ddp` trains every model with all of them toget
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from encoders.plan import Shard
 from experiments.errors import ConfigError
 
 Item = TypeVar("Item")
-LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher tells each process; a process that works alone must not find it."""
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher tells each process; a process that works alone must not find it. With how many it shares the machine
+(LOCAL_WORLD_SIZE) it still has to know: they share memory and processors."""
 OF_A_GROUP = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """What says how many processes there are, where there is more than one: torch's launcher, or some MPI."""
 LEFT_ALONE = (
@@ -72,14 +74,20 @@ def own_share(shard: str | None, *, ddp: bool, environment: MutableMapping[str, 
 
     Raises:
         StoreError: no such shard.
+        ConfigError: the environment says how many processes there are, but not which one this is.
     """
     asked = Shard.parse(shard) if shard is not None else Shard()
     size = int(environment.get("WORLD_SIZE", "1"))
-    if ddp or size == 1:
+    if size > 1 and "RANK" not in environment:
+        raise ConfigError(f"WORLD_SIZE={size} is set, but RANK is not: unset it, or start them by accelerate launch")
+    if ddp and size > 1:
         return Share(asked.index, asked.count), None
-    rank, local = int(environment["RANK"]), environment.get("LOCAL_RANK", "0")
-    for name in LAUNCHED:
-        environment.pop(name, None)
+    rank, local = int(environment.get("RANK", "0")), environment.get("LOCAL_RANK", "0")
+    if "WORLD_SIZE" in environment:  # not an MPI, whose processes still have to meet
+        for name in LAUNCHED:
+            environment.pop(name, None)
+    if size == 1:
+        return Share(asked.index, asked.count), None
     own = asked.within(rank, size)
     return Share(own.index, own.count, patient=asked.count == 1), local
 
@@ -94,7 +102,7 @@ def left_alone(environment: Mapping[str, str]) -> bool:
 
 
 def refuse_one_gpu(device: str | None, *, processes: int) -> None:
-    """Refuses to put all processes of a launch on one GPU.
+    """Refuses to put all processes of a launch on a machine on one GPU.
 
     Raises:
         ConfigError: the device is a numbered one.
@@ -116,8 +124,14 @@ def use_gpu(device: str | None) -> None:
 
 
 def use_device(local: str | None) -> None:
-    """Makes the GPU of a launched process's local rank its own, where there are GPUs."""
+    """Makes the GPU of a launched process's local rank its own, where there are GPUs; and, where the launcher was asked
+    for it, the processors near that GPU."""
     import torch
 
-    if local is not None and torch.cuda.is_available():
-        torch.cuda.set_device(int(local) % torch.cuda.device_count())
+    if local is None or not torch.cuda.is_available():
+        return
+    torch.cuda.set_device(int(local) % torch.cuda.device_count())
+    if os.environ.pop("ACCELERATE_CPU_AFFINITY", "").lower() in ("1", "true"):
+        from accelerate.utils import set_numa_affinity  # type: ignore[import-untyped]
+
+        set_numa_affinity(int(local) % torch.cuda.device_count())

@@ -111,8 +111,7 @@ def _finer(encoder: Encoder, num_tokens: int) -> Iterator[dict[str, str]]:
 def _with_options(alias: str, spec: str, **options: str) -> str:
     parsed = EncoderSpec.parse(f"{alias}={spec}")
     changed = EncoderSpec(alias, parsed.backend, parsed.name, {**parsed.options, **options})
-    changed.settings()
-    return str(changed).removeprefix(f"{alias}=")
+    return str(EncoderSpec.parse(str(changed))).removeprefix(f"{alias}=")
 
 
 def _names(alias: str, count: int) -> list[str]:

@@ -27,6 +27,7 @@ from experiments.job_cells import cells_of
 from experiments.jobs import Job, for_inputs
 from experiments.model import TaskModel, load_weights, save_weights
 from experiments.processes import Processes
+from experiments.run_folder import refuse_other_settings
 from experiments.share import Share
 from experiments.stores import stock
 from experiments.training.arrival import read_together
@@ -86,9 +87,14 @@ class Workshop:
         return cells and all(path.exists() for path in self._attention(job).values())
 
     def do(self, job: Job) -> None:
-        """Trains the job's model and answers its cells, as far as that is not done yet."""
+        """Trains the job's model and answers its cells, as far as that is not done yet.
+
+        Raises:
+            ConfigError: another command has made the folder one of another run meanwhile.
+        """
         if self.processes.agree(self.done(job)):
             return
+        refuse_other_settings(self.config, meanwhile=True)
         bank = self.bank_of(job)
         model = self.model_of(job, bank)
         for task in job.answers:

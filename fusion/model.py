@@ -263,7 +263,12 @@ class FusionModel(nn.Module):
                     f"absent: {', '.join(a for a in self.aliases if a not in visual) or 'none'}"
                 )
         given = self._present_features(fills, absent)
-        with torch.no_grad():
+        device = self.device.type
+        # Without its cache: up to torch 2.10 a weight that was first cast without gradients stays without one.
+        uncached = torch.autocast(
+            device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), cache_enabled=False
+        )
+        with torch.no_grad(), uncached:
             constant = {alias: self._adapt(alias, given[alias]) for alias in absent}
         every = {**visual, **constant}
         return {alias: every[alias] for alias in self.aliases if alias in every}

@@ -53,6 +53,8 @@ def span_mass(
         query, keys, mask = query[:, :, :num_asked].float(), keys.float(), mask[:, :, :num_asked]
         for spans in torch.split(asked.spans.float(), size, dim=2):
             filled = repeat(F.pad(spans, (0, size - spans.shape[2])), "b l c -> b h l c", h=heads)
+            if filled.is_cuda:  # whose kernels are said to misread heads that share their memory
+                filled = filled.contiguous()
             read = F.scaled_dot_product_attention(query, keys, filled, attn_mask=mask)
             parts.append(read[..., : spans.shape[2]])
         rows = asked.queries[:, None, :, None]

@@ -101,9 +101,14 @@ def _chosen(
 ) -> TrunkShape:
     """Returns the checkpoint's shape with the settings' number of layers, and refuses what it cannot honour."""
     keys = architecture.keys
-    for name in ("width", "heads") if blocks else ("width",):
-        if getattr(config, name) != found[name]:
-            raise FusionError(f"fusion.{name}={getattr(config, name)}, but {path} has {keys[name]} {found[name]}")
+    fixed = ("width", "heads") if blocks else ("width",)
+    wrong = [name for name in fixed if getattr(config, name) != found[name]]
+    if wrong:
+        asked = ", ".join(f"fusion.{name}={getattr(config, name)}" for name in wrong)
+        has = ", ".join(f"{keys[name]} {found[name]}" for name in wrong)
+        most = f" and fusion.layers={found['layers']} or fewer" if blocks else ""
+        needed = " ".join(f"fusion.{name}={found[name]}" for name in fixed)
+        raise FusionError(f"{asked}, but {path} has {has}; nearest: {needed}{most}")
     if blocks and config.layers > found["layers"]:
         raise FusionError(
             f"fusion.layers={config.layers} is more than the {found['layers']} {keys['layers']} of {path}"

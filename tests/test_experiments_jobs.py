@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -205,3 +206,20 @@ def test_a_job_of_another_trunk_has_it_in_its_configuration() -> None:
 def test_no_grid_that_is_fine_enough_is_said() -> None:
     why = matched("vit", "demo:vit?pool=8x8", count=4, num_tokens=4000, load=load)
     assert isinstance(why, str) and "4000 tokens within 5%" in why
+
+
+def test_an_encoder_with_options_of_its_own_gets_a_finer_grid(tmp_path: Path) -> None:
+    (tmp_path / "tinted.py").write_text(TINTED)
+    made = matched("own", f"file:{tmp_path / 'tinted.py'}?tint=warm&pool=4x4", count=2, num_tokens=64, load=load)
+    assert isinstance(made, Streams)
+    assert made.encoders == {"own": f"file:{tmp_path / 'tinted.py'}?tint=warm&pool=8x8"}
+
+
+TINTED = '''
+from encoders import load_encoder as load
+
+def load_encoder(spec, *, device):
+    assert spec.options["tint"] == "warm"
+    side = spec.options["pool"]
+    return load(f"{spec.alias}=demo:vit?pool={side}&prefix=drop", device=device)
+'''

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from experiments.checks import check
 from experiments.combine import configure, parser, run
-from experiments.config import RunConfig
+from experiments.config import RunConfig, override
 from experiments.errors import ConfigError
 from experiments.presets import preset, with_recipes
 from experiments.world.build import build_world
@@ -116,6 +117,29 @@ def test_a_run_grows(tmp_path: Path) -> None:
     for other in ({"seeds": (1, 0)}, {"seeds": (0,), "controls": "full"}, {"seeds": (0, 1)}):
         with pytest.raises(ConfigError, match="holds a run with other settings"):
             run(check(replace(asked, **other)), say=quiet)
+
+
+def test_a_run_gets_another_task_and_another_removal(tmp_path: Path) -> None:
+    data = build_world(tmp_path / "world", seed=2, scale=0.004)
+    asked = small(tmp_path, data=str(data), tasks=("snli_ve",), controls="none", run="wider")
+    folder = run(check(asked), say=quiet)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "answers").iterdir()}
+    moved = tmp_path / "moved"
+    data.rename(moved)
+    wider = override(replace(asked, tasks=("snli_ve", "gqa"), data=str(moved)), ['evaluate.removals=["zero"]'])
+    run(check(wider), say=quiet)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found = results(folder)["tasks"]
+    assert list(found) == ["snli_ve", "gqa"] and found["gqa"]["chance"] is not None
+    assert {path.name.split(".")[3] for path in (folder / "answers").iterdir()} == {"drop", "zero"}
+    tasks = pq.read_table(folder / "examples.parquet")["task"].unique().to_pylist()
+    assert tasks == ["snli_ve", "gqa"]
+    line = next(iter((moved / "gqa").rglob("*questions.json")))
+    questions = json.loads(line.read_text())
+    questions.pop(next(iter(questions)))
+    line.write_text(json.dumps(questions))
+    with pytest.raises(ConfigError, match="task gqa is no longer the one that"):
+        run(check(wider), say=quiet)
 
 
 def test_the_embedded_world_is_not_mistaken_for_the_datasets(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from schemas import validate
 from encoders.errors import StoreError
 from experiments.combine import run
 from experiments.config import RunConfig
+from experiments.errors import ConfigError
 from experiments.model import write_json
 from experiments.presets import preset
 from experiments.share import LEFT_ALONE, Share, left_alone, own_share
@@ -26,7 +27,7 @@ from tasks import load_task
 
 ROOT = Path(__file__).parent.parent
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
-LAUNCHER = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "PATH": "/bin"}
+LAUNCHER = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "LOCAL_WORLD_SIZE": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,17 @@ def test_a_share_is_named_or_comes_from_a_launcher() -> None:
     assert own_share("3/16", ddp=False, environment={}) == (Share(2, 16), None)
     left = dict(LAUNCHER)
     assert own_share(None, ddp=False, environment=left) == (Share(1, 2, patient=True), "1")
-    assert left == {"PATH": "/bin"}  # so that accelerate takes this process for the only one
+    assert left == {"LOCAL_WORLD_SIZE": "2"}  # accelerate takes it for the only one; it shares the machine still
     assert own_share("2/3", ddp=False, environment=dict(LAUNCHER)) == (Share(4, 6), "1")
     kept = dict(LAUNCHER)
     assert own_share(None, ddp=True, environment=kept) == (Share(), None) and kept == LAUNCHER
+    for ddp in (False, True):  # of one process: its rank would choose its GPU, whatever --device says
+        one = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
+        assert own_share("3/16", ddp=ddp, environment=one) == (Share(2, 16), None) and one == {}
+    with pytest.raises(ConfigError, match="WORLD_SIZE=8 is set, but RANK is not"):
+        own_share(None, ddp=False, environment={"WORLD_SIZE": "8"})
+    by_mpi = {"OMPI_COMM_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    assert own_share(None, ddp=True, environment=by_mpi) == (Share(), None) and "MASTER_ADDR" in by_mpi
     with pytest.raises(StoreError, match="17/16"):
         own_share("17/16", ddp=False, environment={})
 

@@ -254,3 +254,30 @@ def test_what_does_not_fit_the_gpu_is_one_line(
     with pytest.raises(ConfigError, match=remedy) as caught:
         toy.train(tmp_path.name, validate=validate, **changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize(
+    ("poison", "said"),
+    [("loss", "the loss of steps up to 6 is nan"), ("gradient", "is not finite after step 4; .*a lower train.lr than")],
+)
+def test_training_that_breaks_down_leaves_no_checkpoint_and_no_model(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float | None, poison: str, said: str
+) -> None:
+    """One gradient that is NaN spoils all weights through the norm, and the loss of its own step is still fine."""
+    forward, calls = TaskModel.forward, []
+
+    def broken(self: TaskModel, *args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        loss = forward(self, *args, **kwargs)
+        if poison == "loss":
+            return loss * torch.nan if len(calls) == 5 else loss
+        if len(calls) == 4:
+            loss.register_hook(lambda gradient: gradient * torch.nan)
+        return loss
+
+    monkeypatch.setattr(TaskModel, "forward", broken)
+    with pytest.raises(ConfigError, match=f"training broke down: .*{said}"):
+        every = 4 if poison == "gradient" else None
+        toy.train(tmp_path.name, clip_norm=clip, log_steps=6 if every is None else 8, checkpoint_steps=every)
+    assert not list((toy.folder / tmp_path.name).glob("step-*"))

@@ -185,6 +185,14 @@ def test_the_readers_thread_count_is_its_own() -> None:
         (["train.validate_examples=0"], "train.validate_examples=0 must be positive"),
         (["train.weights.gqa=-1"], "train.weights.gqa=-1.0 must not be negative"),
         ([f"train.weights.{task}=0" for task in TASKS], "0 for all tasks of the run"),
+        (["train.joint=false", "train.weights.gqa=2"], "each task has its own: train.joint"),
+        (["coalitions=retrained", "train.ve_dropout=0.2"], "nearest: coalitions=both"),
+        (["train.steps=5", "train.epochs=2"], "exclude each other"),
+        (["train.lr.vit=1"], "train.lr is one value"),
+        (["train.ve_dropout.vat=0.5"], "did you mean 'vit'"),
+        (["train.lr=.25"], "must be of type float; nearest: 0.25"),
+        (["train.clip_norm=None"], "nearest: null"),
+        (["train.freeze=[text,trunk[:6]]"], """in a shell: 'train.freeze=["text", "trunk[:6]"]'"""),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused_by_name(settings: list[str], said: str) -> None:
@@ -192,6 +200,23 @@ def test_settings_that_cannot_be_honoured_are_refused_by_name(settings: list[str
     with pytest.raises(ConfigError) as caught:
         check(override(demo(), [*changed, *settings]))
     assert said in str(caught.value)
+
+
+def test_a_setting_holds_for_every_task_but_one_that_is_named() -> None:
+    """Presets have values of single tasks; what the user asks for goes before them."""
+    named = replace(preset("base"), encoders=dict(demo().encoders), data="data")
+    asked = ["train.per_task.gqa.lr=1e-5", "train.lr=3e-4", "train.lr_scale.heads=2", "train.epochs=1"]
+    changed = check(override(named, [*asked, "train.batch_size=64", "train.accumulate=4"]))
+    for task in TASKS:
+        found = changed.train_of(task)
+        assert found.lr == (1e-5 if task == "gqa" else 3e-4) and found.epochs == 1.0
+        assert (found.batch_size, found.accumulate, found.lr_scale["heads"]) == (64, 4, 2.0)
+        assert found.lr_scale["adapters"] == named.train_of(task).lr_scale["adapters"]
+    steps = check(override(named, ["train.steps=10", "train.per_task.vqa.epochs=3", "train.per_task.coco.steps=7"]))
+    found = {task: (steps.train_of(task).steps, steps.train_of(task).epochs) for task in TASKS}
+    assert found == dict.fromkeys(TASKS, (10, None)) | {"vqa": (10, 3.0), "coco": (7, None)}
+    rates = override(demo(), ["train.ve_dropout=0.2", "train.ve_dropout.clip=0.6"]).train.ve_dropout
+    assert rates == {"vit": 0.2, "clip": 0.6, "dino": 0.2, "convnext": 0.2}
 
 
 def test_a_blind_model_that_would_train_on_nothing_is_refused_by_name() -> None:
@@ -204,7 +229,7 @@ def test_a_blind_model_that_would_train_on_nothing_is_refused_by_name() -> None:
     check(override(replace(joint, controls="none"), none))
     check(override(joint, none[:1]))
     check(override(replace(joint, tasks=("flickr30k", "coco")), ["train.weights.coco=0"]))
-    check(override(joint, [*none, "train.joint=false"]))
+    check(override(override(joint, none), ["train.joint=false"]))
 
 
 def test_presets_follow_the_recipes_and_round_trip() -> None:

@@ -111,7 +111,7 @@ def test_tokenizer_folder_loads_with_transformers_and_again(tmp_path: Path) -> N
 def test_errors_name_value_file_and_nearest(tmp_path: Path) -> None:
     folder = bert_folder(tmp_path)
     wrong = [
-        (settings(folder, width=64), "fusion.width=64.*config.json has hidden_size 32"),
+        (settings(folder, width=64), "fusion.width=64, but .*has hidden_size 32; nearest: fusion.width=32 fusion"),
         (settings(folder, layers=4), "fusion.layers=4 is more than the 3"),
         (settings(folder, max_text=25), "fusion.max_text=25 is more than the 24"),
         (FusionConfig(text="scrach"), "'scrach'.*did you mean 'scratch'"),
@@ -130,4 +130,7 @@ def test_errors_name_value_file_and_nearest(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(described))
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
     with pytest.raises(FusionError, match="cannot read weights .*model.safetensors"):
+        load_text_trunk(settings(folder))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FusionError, match="pytorch_model.bin can run code when it is read.*save_pretrained"):
         load_text_trunk(settings(folder))

@@ -42,6 +42,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         raise ConfigError("train.precision=fp16 needs a GPU, whose loss it scales; nearest on a CPU: bf16")
     if config.device is not None and config.device.startswith("cuda:"):
         torch.cuda.set_device(config.device)
+    # Its backward pass gives NaN with masks of some lengths (torch issue 196678), and it plans each length anew.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     made = Accelerator(
         cpu=on_cpu(config.device),
         mixed_precision=train.precision,

@@ -6,6 +6,7 @@ goes on from the newest checkpoint, and ends as if it had never stopped.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from experiments.memory import fits
+from experiments.errors import ConfigError
 from experiments.model import Group, TaskModel
 from experiments.processes import Processes
 from experiments.training.arrival import read_together
@@ -98,8 +99,7 @@ class Loop:
         Args:
             waited: seconds that batches have been waited for since the first.
         """
-        with fits(f"a step of {self.settings.batch_size} examples", remedy(self.settings, self.processes.count)):
-            loss = self._train(batch)
+        loss = self._train(batch)
         progress = self.progress
         progress.step = batch.step
         self._running += loss
@@ -152,6 +152,8 @@ class Loop:
 
     def _log(self) -> None:
         mean = self._take_running() / self.settings.log_steps
+        if self.accelerator.scaler is None and not math.isfinite(mean):  # which skips steps that overflow
+            raise self._broken(f"the loss of steps up to {self.progress.step} is {mean}")
         self.progress.losses.append((self.progress.step, mean))
         rate, waiting = self._optimizer.param_groups[0]["lr"], self._clock.waiting() or 0.0
         if self._bar is not None:
@@ -174,8 +176,19 @@ class Loop:
                 self._best = {key: plain(tensor) for key, tensor in self.model.state_dict().items()}
         self.accelerator.log({f"select/{task}": score for task, score in scores.items()}, step=self.progress.step)
 
+    def _refuse_broken(self) -> None:
+        """Refuses weights that nothing can be learned from, or answered with. Raises ConfigError."""
+        for name, weight in self.model.named_parameters():
+            if not weight.isfinite().all():
+                raise self._broken(f"{name} is not finite after step {self.progress.step}")
+
+    def _broken(self, what: str) -> ConfigError:
+        precise = "" if self.settings.precision == "no" else ", or train.precision=no"
+        return ConfigError(f"training broke down: {what}; nearest: a lower train.lr than {self.settings.lr}{precise}")
+
     def _save(self) -> None:
         """Writes a checkpoint."""
+        self._refuse_broken()
         self.progress.running = self._take_running()
         self._count_seconds()
         if self.processes.first:
@@ -214,7 +227,12 @@ class Loop:
         return True
 
     def finish(self) -> None:
-        """Leaves the model with the weights that are to be kept."""
+        """Leaves the model with the weights that are to be kept.
+
+        Raises:
+            ConfigError: those of the last step are not finite.
+        """
+        self._refuse_broken()
         if self._best is not None:
             self.model.load_state_dict(self._best)
         elif self.average is not None:
@@ -249,11 +267,3 @@ class Loop:
             "step_ms": self._clock.record(),
             "waiting": self._clock.waiting(),
         }
-
-
-def remedy(settings: TrainConfig, processes: int) -> str:
-    """What makes a step fit that does not."""
-    twice = 2 * settings.accumulate
-    if settings.batch_size >= twice * settings.groups * processes:
-        return f"train.accumulate={twice} works it off in {twice} parts"
-    return f"train.batch_size={max(1, settings.batch_size // 2)}, or a smaller fusion, takes less"

@@ -14,6 +14,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from experiments.config import RunConfig
 from experiments.data import FeatureBank, TaskData
+from experiments.memory import fits
 from experiments.model import TaskModel
 from experiments.processes import Processes
 from experiments.training.batches import Batches, Mode
@@ -49,7 +50,8 @@ def train_model(
 
     Raises:
         SystemExit: SIGTERM came; a checkpoint of the last step was written.
-        ConfigError: a process cannot read the checkpoint that the first one goes on from.
+        ConfigError: a process cannot read the checkpoint that the first one goes on from; a step does not fit the
+            GPU's memory; loss or weights are no longer finite.
     """
     settings = config.train_of(*data)
     train = {task: item.splits["train"].examples for task, item in data.items()}
@@ -61,6 +63,8 @@ def train_model(
     batches = Batches(bank, objectives, settings, dropout, mode, seed, steps, processes, pin=pin)
     together = [task for task, objective in objectives.items() if objective.scope == "batch"]
     sampler = Sampler(train, settings, seed=seed, together=together)
+    own = not config.train.joint and len(data) == 1
+    remedy = _smaller(settings, processes.count, where=f"train.per_task.{next(iter(data))}" if own else "train")
     with Interruption(processes) as interruption:
         loop = Loop(model, settings, steps, accelerator, validate, checkpoints, interruption, seed=seed)
         if not loop.resume() and model.dropout is not None:
@@ -71,7 +75,8 @@ def train_model(
         threads = 1 if accelerator.device.type == "cpu" else None
         with ReadAhead(source, threads=threads) as ahead, loop.bar(name) as bar:
             for batch in takewhile(lambda _: not loop.stops_early, ahead):  # asked before the first step too
-                loop.step(batch, waited=ahead.waited)
+                with fits(f"a step of {settings.batch_size} examples", remedy):
+                    loop.step(batch, waited=ahead.waited)
                 bar.update(settings.batch_size)
         loop.finish()
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes for good
@@ -106,3 +111,11 @@ def observe(
         chosen = images[:: max(1, len(images) * len(data) // count)]
         for start in range(0, len(chosen), batch):
             dropout.observe(bank.features(task, chosen[start : start + batch], bank.aliases, device))
+
+
+def _smaller(settings: TrainConfig, processes: int, *, where: str) -> str:
+    """What makes a step fit that does not."""
+    twice = 2 * settings.accumulate
+    if settings.batch_size >= twice * settings.groups * processes:
+        return f"{where}.accumulate={twice} works it off in {twice} parts"
+    return f"{where}.batch_size={max(1, settings.batch_size // 2)}, or a smaller fusion, takes less"

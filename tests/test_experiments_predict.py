@@ -1,0 +1,127 @@
+"""A finished run's models answer on any official split: as the run itself did, and where answers are not public."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.checks import check
+from experiments.combine import run
+from experiments.config import override
+from experiments.errors import ConfigError
+from experiments.predict import load_run_model, main
+from experiments.presets import preset
+from experiments.world.build import build_world
+from tasks import load_task
+
+PAGE = Path(__file__).parent.parent / "docs" / "run_folder.md"
+NAME = "v2_OpenEnded_mscoco_{}_questions.json"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a task with, and a task without, a gallery; with retrained models beside the masked ones."""
+    home = tmp_path_factory.mktemp("home")
+    build_world(home / "data", seed=2, scale=0.004)
+    made = preset("tiny")
+    train = replace(made.train, steps=2, batch_size=12, groups=2, trackers=(), fill="mean")
+    places = {"data": str(home / "data"), "cache": str(home / "cache"), "runs": str(home / "runs"), "device": "cpu"}
+    encoders = {"vit": "demo:vit", "clip": "demo:clip"}
+    made = replace(made, encoders=encoders, train=train, tasks=("vqa", "flickr30k"), run="done", **places)  # type: ignore[arg-type]
+    return run(check(replace(made, controls="none", task_options={"vqa": {"min_count": 1}})), say=lambda _: None)
+
+
+@pytest.mark.parametrize("coalition", ["vit+clip", "clip", ""])
+def test_answers_are_those_of_the_run(finished: Path, tmp_path: Path, coalition: str) -> None:
+    said: list[str] = []
+    out = tmp_path / "answers.json"
+    line = [str(finished), "--task", "vqa", "--split", "val2014", "--out", str(out), "--device", "cpu"]
+    assert main([*line, "--coalition", coalition], say=said.append) == 0
+    cell = pq.read_table(finished / "answers" / f"vqa.0.masked.mean.{coalition or 'none'}.parquet").to_pylist()
+    exported = load_task("vqa").predictions(out)
+    assert {row["id"]: row["prediction"] for row in cell} == {key: one.text for key, one in exported.items()}
+    score = sum(row["score"] for row in cell) / len(cell)
+    assert f"{len(cell)} answers of vqa: masked, seed 0 on val2014 (vqa_accuracy {100 * score:.2f} %)" in said[0]
+
+
+def test_a_split_without_public_answers_is_answered_too(finished: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(finished.parent.parent / "data", data)
+    vqa = data / "vqa"
+    content = json.loads(next(vqa.rglob(NAME.format("val2014"))).read_text())
+    content["questions"] = content["questions"][:5]
+    (vqa / NAME.format("test-dev2015")).write_text(json.dumps(content | {"data_subtype": "test-dev2015"}))
+    (vqa / "test2015").mkdir()
+    for question in content["questions"]:
+        number = f"{question['image_id']:012d}.jpg"
+        shutil.copy(next(data.rglob(f"COCO_val2014_{number}")), vqa / "test2015" / f"COCO_test2015_{number}")
+    said: list[str] = []
+    out = tmp_path / "answers.json"
+    line = [str(finished), "--task", "vqa", "--split", "test-dev2015", "--out", str(out), "--data", str(data)]
+    assert main([*line, "--images", str(vqa), "--device", "cpu"], say=said.append) == 0
+    answered = json.loads(out.read_text())
+    assert [one["question_id"] for one in answered] == [one["question_id"] for one in content["questions"]]
+    assert said == [f"{out}: 5 answers of vqa: masked, seed 0 on test-dev2015 (its answers are not public)"]
+
+
+def test_what_a_run_does_not_have_is_refused_by_name(finished: Path, tmp_path: Path) -> None:
+    for changes, said in (
+        ({"task": "gqa"}, "has no task 'gqa'; .*valid: vqa, flickr30k"),
+        ({"task": "vqa", "coalition": ["vat"]}, "has no encoder 'vat'; did you mean 'vit'"),
+        ({"task": "vqa", "seed": 3}, "has no seed 3; valid: 0"),
+        ({"task": "flickr30k", "coalition": []}, "flickr30k ranks a gallery, which no model does without encoders"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_run_model(finished, **changes)  # type: ignore[arg-type]
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied)
+    (copied / "train" / "vqa-masked-0.safetensors").unlink()
+    with pytest.raises(ConfigError, match="vqa-masked-0.safetensors is not there, or not finished"):
+        load_run_model(copied, "vqa", device="cpu")
+    config = json.loads((copied / "config.json").read_text())
+    config["encoders"]["vit"] = "demo:vit?pool=2x2"
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="encoder vit is no longer the one"):
+        load_run_model(copied, "vqa", device="cpu")
+
+
+def test_a_retrained_coalition_answers_with_its_own_model(finished: Path) -> None:
+    home = finished.parent.parent
+    made = replace(preset("tiny"), encoders={"vit": "demo:vit", "clip": "demo:clip"}, tasks=("vqa",), device="cpu")
+    places = {"data": str(home / "data"), "cache": str(home / "cache"), "runs": str(home / "runs"), "run": "alone"}
+    few = ["train.steps=2", "train.batch_size=12", "train.trackers=[]", "coalitions=retrained", "controls=none"]
+    few.append("task_options.vqa.min_count=1")
+    folder = run(check(override(replace(made, **places), few)), say=lambda _: None)  # type: ignore[arg-type]
+    found = load_run_model(folder, "vqa", coalition=["clip"], device="cpu")
+    assert found.job.of == ("clip",) and tuple(found.model.fusion.widths) == ("clip",)
+
+
+def test_the_code_of_the_docs_page_runs(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    code = "\n".join(blocks).replace('Path("runs/first")', f"Path({str(finished)!r})")
+    code = code.replace(".masked.drop.", ".masked.mean.")
+    exec(compile(code, str(PAGE), "exec"), names)  # noqa: S102
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[:4]] == ["none", "clip", "vit", "vit+clip"]
+    accuracy = {line.split()[0]: float(line.split()[2]) for line in said[:4]}
+    number, predicted, parameters = said[4].split()
+    assert (int(number), float(predicted)) == (int(said[1].split()[1]), pytest.approx(accuracy["clip"]))
+    assert int(parameters) > 1000 and said[5].startswith("torch.Size([1, ")
+
+
+def test_the_docs_page_names_every_file(finished: Path) -> None:
+    listed = PAGE.read_text()
+    for path in finished.iterdir():
+        assert f"`{path.name}{'/' if path.name == 'figures' else ''}" in listed, path.name
+    for column in pq.read_table(next((finished / "answers").iterdir())).column_names:
+        assert f"`{column}`" in listed or column.startswith("slice_"), column
+    for column in pq.read_table(finished / "attention.parquet").column_names:
+        assert f"`{column}`" in listed, column
