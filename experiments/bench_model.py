@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from encoders.store import FeatureStore, StoreMeta
+from experiments.bank import FeatureBank
 from experiments.bench_extract import Took
 from experiments.config import RunConfig
-from experiments.data import FeatureBank, TaskData
+from experiments.data import TaskData
 from experiments.model import Group, TaskModel
 from experiments.processes import ALONE
 from experiments.training.batches import Batches

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from analysis.leaves import not_run
 from analysis.streamed import StreamedSimilarity
 from encoders.base import Encoder, FileEncoder
-from experiments.data import FeatureBank, TaskData
+from experiments.bank import FeatureBank
+from experiments.data import TaskData
 from fusion.types import Features
 
 IMAGES = 5000

@@ -24,7 +24,7 @@ from encoders.module import tokens_together
 from encoders.processors import decoding_threads
 from encoders.space import gigabytes, rooms
 from encoders.store import FeatureStore
-from experiments.data import DIGESTS
+from experiments.stores import DIGESTS
 
 POOLS = ((14, 14), (7, 7), (4, 4), (2, 2), (1, 1))
 SAMPLE = 16

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from experiments.bank import FeatureBank
 from experiments.cells import Removal
-from experiments.data import FeatureBank, Part, TaskData
+from experiments.data import Part, TaskData
 from experiments.memory import fits
 from experiments.model import TaskModel
 from experiments.processes import ALONE, Processes

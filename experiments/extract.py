@@ -59,10 +59,10 @@ def _extract(args: argparse.Namespace, config: RunConfig) -> None:
     from encoders.images import Undecodable
     from encoders.memory import USUAL, local_processes
     from encoders.plan import Shard
-    from experiments.data import fill_stores, find_data, read_tasks
+    from experiments.data import find_data, read_tasks
     from experiments.processes import Processes
     from experiments.share import refuse_one_gpu, use_gpu
-    from experiments.stores import sibling_lines
+    from experiments.stores import fill_stores, sibling_lines
     from experiments.training.launch import PATIENCE, on_cpu
 
     shard = Shard.parse(args.shard or "1/1")

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from experiments.bank import Source
 from experiments.config import RunConfig
-from experiments.data import Source
 from experiments.streams import Streams
 from fusion.types import Coalition, all_coalitions, coalition_name
 

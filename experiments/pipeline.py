@@ -26,19 +26,12 @@ from analysis.terminal import summary_lines
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.memory import local_processes
+from experiments.bank import FeatureBank
 from experiments.cells import write_examples, write_table
 from experiments.config import RunConfig
 from experiments.controls import best_single, control_streams
 from experiments.cost import encoder_cost, similarity
-from experiments.data import (
-    PARTS,
-    FeatureBank,
-    TaskData,
-    check_data,
-    find_data,
-    read_tasks,
-    world_is_there,
-)
+from experiments.data import PARTS, TaskData, check_data, find_data, read_tasks, world_is_there
 from experiments.jobs import control_jobs, first_jobs, groups_of
 from experiments.model import write_json
 from experiments.run_folder import begin_folder, inputs_of, refuse_other_inputs, refuse_other_settings

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from encoders.base import Encoder
 from encoders.errors import EncoderError
 from encoders.spec import EncoderSpec
-from experiments.data import Source
+from experiments.bank import Source
 
 TOLERANCE = 0.05
 """By how much a matched model's visual tokens may differ from the run's."""

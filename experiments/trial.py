@@ -16,8 +16,9 @@ import torch
 
 from encoders.base import Encoder
 from encoders.store import FeatureStore, StoredFeatures
+from experiments.bank import FeatureBank
 from experiments.config import RunConfig
-from experiments.data import PARTS, FeatureBank, TaskData
+from experiments.data import PARTS, TaskData
 from experiments.evaluate import Evaluator
 from experiments.jobs import groups_of
 from experiments.model import TaskModel

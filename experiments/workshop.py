@@ -19,9 +19,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from encoders import load_encoder
 from encoders.base import Encoder
+from experiments.bank import FeatureBank
 from experiments.cells import Cell, write_table
 from experiments.config import RunConfig
-from experiments.data import FeatureBank, Part, TaskData
+from experiments.data import Part, TaskData
 from experiments.evaluate import Evaluator
 from experiments.job_cells import cells_of
 from experiments.jobs import Job, for_inputs

@@ -22,13 +22,13 @@ from encoders.images import Undecodable
 from encoders.store import FeatureStore
 from experiments.combine import run
 from experiments.config import RunConfig
-from experiments.data import fill_stores, read_tasks
+from experiments.data import read_tasks
 from experiments.errors import ConfigError
 from experiments.estimate import Pace, choices, estimate, seconds_an_image, size_lines
 from experiments.extract import main
 from experiments.presets import demo
 from experiments.share import refuse_one_gpu, use_gpu
-from experiments.stores import agreed_batch
+from experiments.stores import agreed_batch, fill_stores
 from experiments.world.build import build_world
 
 ROOT = Path(__file__).parent.parent
@@ -291,7 +291,7 @@ def test_what_other_machines_stored_is_waited_for_a_while(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As over a network file system, whose listing is an old one: the other share appears after the barrier."""
-    monkeypatch.setattr("experiments.data.SIGHT_SECONDS", 3.0)
+    monkeypatch.setattr("experiments.stores.SIGHT_SECONDS", 3.0)
     here = config(world, tmp_path / "cache")
     data, encoders = read_tasks(here, world), {"vit": load_encoder("vit=demo:vit")}
     asked: list[int] = []
@@ -311,7 +311,7 @@ def test_what_other_machines_stored_is_waited_for_a_while(
     )
     assert len(asked) == 4 and bank.lacking(data["snli_ve"]) == []
     monkeypatch.undo()
-    monkeypatch.setattr("experiments.data.SIGHT_SECONDS", 0.1)
+    monkeypatch.setattr("experiments.stores.SIGHT_SECONDS", 0.1)
     apart = replace(here, cache=str(tmp_path / "apart"))
     with pytest.raises(StoreError, match=r"apart/features lacks features that other processes stored .* with --cache"):
         fill_stores(apart, data, encoders, shard=Shard(1, 2), together=2, progress="none")

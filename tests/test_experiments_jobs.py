@@ -9,9 +9,9 @@ import pytest
 
 from encoders import load_encoder
 from encoders.base import Encoder
+from experiments.bank import Source
 from experiments.checks import check
 from experiments.config import RunConfig
-from experiments.data import Source
 from experiments.errors import ConfigError
 from experiments.jobs import CONTROLS, control_jobs, first_jobs, for_inputs
 from experiments.parameters import TOLERANCE, matching_ratio, trainable

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from encoders.store import FeatureStore, StoreMeta
+from experiments.bank import FeatureBank, Source
 from experiments.config import RunConfig
-from experiments.data import FeatureBank, Source, TaskData
+from experiments.data import TaskData
 from experiments.jobs import Job
 from experiments.model import TaskModel
 from experiments.training.checkpoint import Checkpoints

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from experiments.data import FeatureBank
+from experiments.bank import FeatureBank
 from experiments.model import Group
 from experiments.processes import Processes
 from experiments.training.gather import Shared

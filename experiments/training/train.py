@@ -12,8 +12,9 @@ from typing import Any
 
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
+from experiments.bank import FeatureBank
 from experiments.config import RunConfig
-from experiments.data import FeatureBank, TaskData
+from experiments.data import TaskData
 from experiments.memory import fits
 from experiments.model import TaskModel
 from experiments.processes import Processes
