@@ -59,6 +59,8 @@ def _settings() -> list[Setting]:
     found = [
         _attribute(backends.cudnn, "allow_tf32", exact=False),
         Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+        # Not a precision: which kernel of attention a GPU takes, whose last digits differ.
+        Setting(backends.cuda.cudnn_sdp_enabled, backends.cuda.enable_cudnn_sdp, False),
     ]
     parts = [getattr(getattr(backends, backend), operation, None) for backend, operation in OPERATIONS]
     newer = [_attribute(part, "fp32_precision", exact="ieee") for part in parts if hasattr(part, "fp32_precision")]

@@ -152,27 +152,40 @@ def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
         raise ConfigError("--set train.steps and train.epochs exclude each other: give one")
     for key in sorted(asked, key=lambda key: key.startswith("train.per_task")):
         path = key.split(".")
-        if path[:2] == ["train", "ve_dropout"] and path[2:]:
-            rate = values["train"]["ve_dropout"]
-            values["train"]["ve_dropout"] = rate if isinstance(rate, dict) else dict.fromkeys(values["encoders"], rate)
+        if path[0] == "train" and "ve_dropout" in path[:-1]:
+            _spread_rates(values, key.partition(".ve_dropout.")[0].split("."))
         _put(values, path, asked[key], key=key)
         if path[0] == "train" and path[1:] and path[1] != "per_task":
             _put_for_all(values["train"]["per_task"], path[1:], asked[key])
-        if path[-1] == "steps":
+        if path[0] == "train" and path[-1] == "steps":
             _find(values, path[:-1], key=key)["epochs"] = None
     made = RunConfig.from_dict(values)
     _refuse_without_effect(made, asked)
     return made
 
 
+def _spread_rates(values: dict[str, Any], path: Sequence[str]) -> None:
+    """Makes one rate of VE-dropout a table, in which that of one encoder can be set."""
+    train = values["train"]
+    tables = [_find(values, path, key=".".join(path)), *(train["per_task"].values() if len(path) == 1 else ())]
+    for table in tables:
+        if table is tables[0] or "ve_dropout" in table:
+            rate = table.get("ve_dropout", train["ve_dropout"])
+            table["ve_dropout"] = {**rate} if isinstance(rate, dict) else dict.fromkeys(values["encoders"], rate)
+
+
 def _parsed(setting: str) -> tuple[str, Any]:
     key, equals, text = setting.partition("=")
     if not equals:
         raise ConfigError(f"--set {setting!r} is not KEY=VALUE, such as train.lr=1e-4")
+    return key, _json_or_word(text)
+
+
+def _json_or_word(text: str) -> Any:
     try:
-        return key, json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError:
-        return key, text
+        return text
 
 
 def _find(values: dict[str, Any], path: Sequence[str], *, key: str) -> dict[str, Any]:
@@ -211,6 +224,10 @@ def _refuse_without_effect(config: RunConfig, asked: Collection[str]) -> None:
     """Refuses settings that were asked for and that nothing in the run would read. Raises ConfigError."""
     for key in asked:
         setting = ".".join(key.split(".")[:2])
+        if setting == "train.per_task":
+            if config.train.joint:
+                raise ConfigError(f"--set {key} has no effect on one model of all tasks; nearest: train.joint=false")
+            setting = ".".join(("train", *key.split(".")[3:4]))
         if setting == "train.weights" and not config.train.joint:
             raise ConfigError(f"--set {key} shares out the steps of one model, and each task has its own: train.joint")
         if setting in DROPPING and config.coalitions == "retrained":
@@ -285,11 +302,11 @@ def _scalar(hint: Any, value: Any, *, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}{_as_json(value)}")
+        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}{_as_json(value, hint)}")
     return value
 
 
-def _as_json(value: Any) -> str:
+def _as_json(value: Any, kind: type) -> str:
     """The nearest JSON of a value that Python would have read otherwise."""
     known = {"None": "null", "True": "true", "False": "false"}
     if not isinstance(value, str):
@@ -297,7 +314,7 @@ def _as_json(value: Any) -> str:
     if value in known:
         return f"; nearest: {known[value]}"
     try:
-        return f"; nearest: {json.dumps(float(value))}"
+        return f"; nearest: {json.dumps(kind(value))}"
     except ValueError:
         return ""
 
@@ -306,7 +323,7 @@ def _as_list(value: Any, *, where: str) -> str:
     """How to write a list that a shell has taken the quotes of, or that is one word."""
     if not isinstance(value, str):
         return ""
-    words = [word.strip() for word in value.removeprefix("[").removesuffix("]").split(",")]
+    words = [_json_or_word(word.strip()) for word in value.removeprefix("[").removesuffix("]").split(",")]
     return f"; in a shell: '{where}={json.dumps(words)}'"
 
 

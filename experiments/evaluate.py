@@ -233,8 +233,9 @@ class Evaluator:
 
     def _map(self, work: Callable[[slice], Result], parts: Sequence[slice]) -> list[Result]:
         """Results of batches, shared by the processes."""
-        half = max(1, self.batch_size // 2)
-        with fits(f"a batch of {self.batch_size} in evaluation", f"evaluate.batch_size={half} takes half"):
+        half = self.batch_size // 2
+        remedy = f"evaluate.batch_size={half} takes half" if half else "a smaller fusion takes less"
+        with fits(f"a batch of {self.batch_size} in evaluation", remedy):
             return self.processes.map(work, parts)
 
     def _parts(self, count: int) -> list[slice]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,16 @@ from experiments.cost import encoder_cost, similarity
 from experiments.data import PARTS, TaskData, check_data, find_data, read_tasks, world_is_there
 from experiments.jobs import control_jobs, first_jobs, groups_of
 from experiments.model import write_json
-from experiments.run_folder import begin_folder, inputs_of, refuse_other_inputs, refuse_other_settings
+from experiments.processes import Processes
+from experiments.run_folder import (
+    begin_folder,
+    inputs_of,
+    other_inputs,
+    other_settings,
+    refuse_together,
+    widened,
+    with_images,
+)
 from experiments.share import Share, refuse_one_gpu
 from experiments.stores import sibling_lines, stock
 from experiments.training.launch import make_accelerator
@@ -51,8 +61,9 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     def finish(step: str) -> None:
         timings[step] = round(time.perf_counter() - started - sum(timings.values()), 1)
 
-    refuse_other_settings(config)
     accelerator = make_accelerator(config)
+    refuse = partial(refuse_together, Processes.of(accelerator))
+    refuse(lambda: other_settings(config))
     refuse_one_gpu(config.device, processes=local_processes())
     first = accelerator.is_main_process and share.index == 0
     if first:
@@ -67,7 +78,7 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     with accelerator.main_process_first():  # the others find the embedded world in place
         data = read_tasks(config, find_data(config))
     inputs = inputs_of(config, data, encoders)
-    refuse_other_inputs(config.folder, inputs)
+    refuse(lambda: other_inputs(config.folder, inputs))
     build_model(config, data, {alias: encoder.width for alias, encoder in encoders.items()}, seed=0)  # can it be?
     finish("data")
     bank = stock(config, data, encoders, accelerator=accelerator, share=share)
@@ -75,7 +86,8 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
         say(line)
     data = {name: item.without(bank.lacking(item)) for name, item in data.items()}
     finish("features")
-    folder = config.folder
+    folder, inputs = config.folder, with_images(inputs, data, bank)
+    refuse(lambda: other_settings(config) or other_inputs(folder, inputs))
     if accelerator.is_main_process:
         excluded = begin_folder(config, data, inputs)
         for line in _exclusion_lines(excluded) if first else ():
@@ -85,7 +97,9 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
     missing = _do_jobs(workshop, share, say=say, finish=finish)
     if missing and accelerator.is_main_process:
         say(f"{missing} of the run's models are with other shards: the last of them to finish writes the report")
-    if not missing and accelerator.is_main_process:
+    if not missing and accelerator.is_main_process and (more := widened(config)):
+        say(f"another command has added {', '.join(more)} to this run, and writes its report")
+    elif not missing and accelerator.is_main_process:
         _side_files(config, data, bank, encoders)
         finish("side files")
         if not (folder / "environment.json").exists():
@@ -172,7 +186,8 @@ def _side_files(
     if not (folder / "cost.json").exists():
         write_json(folder / "cost.json", {alias: encoder_cost(encoder) for alias, encoder in encoders.items()})
     baselines = folder / "baselines.json"
-    if baselines.exists() and list(json.loads(baselines.read_text(encoding="utf-8"))) == list(data):
+    there = all((folder / name).exists() for name in ("baselines.json", "examples.parquet", "similarity.json"))
+    if there and list(json.loads(baselines.read_text(encoding="utf-8"))) == list(data):
         return  # otherwise tasks were added
     write_json(folder / "similarity.json", similarity(data, bank))
     rows = [(name, part, e) for name, item in data.items() for part in PARTS[1:] for e in item.splits[part].examples]

@@ -7,6 +7,7 @@ servers. Features of images that the run did not see are extracted first. `load_
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--task", required=True, help="one of the run's")
     made.add_argument("--split", required=True, help="test, select, or an official name such as test-dev2015")
     made.add_argument("--out", required=True, type=Path, metavar="FILE", help="where the predictions are written")
-    made.add_argument("--coalition", help="encoders that the model sees, such as vit+clip (default: all)")
+    made.add_argument("--coalition", help="encoders that the model sees, such as vit+clip, or none (default: all)")
     made.add_argument("--seed", type=int, help="of the model (default: the run's first)")
     made.add_argument("--data", help="folder with one folder per dataset, if it was moved")
     made.add_argument("--images", type=Path, metavar="FOLDER", help="where the split's images lie")
@@ -85,10 +86,12 @@ def load_run_model(
     from experiments.jobs import for_inputs
     from experiments.model import load_weights
     from experiments.pipeline import load_encoders
-    from experiments.run_folder import inputs_of, refuse_other_inputs
+    from experiments.processes import ALONE
+    from experiments.run_folder import inputs_of, other_inputs, refuse_together
     from experiments.training.launch import make_accelerator
     from experiments.workshop import build_model
 
+    folder = folder.resolve()
     config = _config_of(folder, data=data, device=device)
     if task not in config.tasks:
         raise ConfigError(f"{folder} has no task {task!r}; {near(task, config.tasks)}")
@@ -102,7 +105,10 @@ def load_run_model(
     accelerator = make_accelerator(config)
     encoders = load_encoders(config, str(accelerator.device))
     read = read_tasks(replace(config, tasks=job.tasks), find_data(config))
-    refuse_other_inputs(config.folder, inputs_of(config, read, encoders))
+    refuse_together(ALONE, lambda: other_inputs(folder, inputs_of(config, read, encoders)))
+    left_out = json.loads((folder / "exclusions.json").read_text(encoding="utf-8"))
+    # As it was trained: vocabularies are in the order in which their answers come.
+    read = {name: item.without({i for part in left_out[name].values() for i in part}) for name, item in read.items()}
     widths = {name: encoders[source.encoder].width for name, source in job.sources.items()}
     model = build_model(for_inputs(config, job), read, widths, seed=job.seed).to(accelerator.device)
     weights = folder / "train" / job.stem
@@ -112,11 +118,16 @@ def load_run_model(
 
 
 def _config_of(folder: Path, *, data: str | None, device: str | None) -> RunConfig:
+    from experiments.checks import check_device
     from experiments.config import read_config, with_values
     from experiments.run_folder import CONFIG
 
     config = read_config(folder / CONFIG)
-    return with_values(replace(config, runs=str(folder.parent), run=folder.name, device=device), data=data)
+    if device is not None:
+        check_device(device)
+    train = replace(config.train, precision="no", trackers=())  # nothing is trained
+    moved = replace(config, train=train, runs=str(folder.parent), run=folder.name, device=device)
+    return with_values(moved, data=data)
 
 
 def _job_of(config: RunConfig, task: str, coalition: Sequence[str] | None, seed: int) -> Job:
@@ -150,10 +161,13 @@ def predict(
     from experiments.data import PARTS, TaskData, find_data
     from experiments.evaluate import Evaluator
     from experiments.stores import stock
+    from tasks.check import read_exclusions
 
     config, own = run.config, run.data[task].task
     place = images or (Path(config.images[task]) if task in config.images else None)
     read = own.read(find_data(config) / task, split, images=place)
+    if config.exclude is not None:
+        read = read.without(read_exclusions(Path(config.exclude)))
     read.check_images(remedy="--images FOLDER")
     item = TaskData(own, dict.fromkeys(PARTS, read))
     bank = stock(config, {task: item}, run.encoders, accelerator=run.accelerator)
@@ -181,7 +195,8 @@ def main(argv: list[str] | None = None, *, say: Callable[[str], None] = print) -
 
 
 def _predict(args: argparse.Namespace, say: Callable[[str], None]) -> None:
-    coalition = None if args.coalition is None else [alias for alias in args.coalition.split("+") if alias]
+    named = "" if args.coalition == "none" else args.coalition
+    coalition = None if named is None else [alias for alias in named.split("+") if alias]
     run = load_run_model(
         args.run, args.task, coalition=coalition, seed=args.seed, data=args.data, device=args.device
     )

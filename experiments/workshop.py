@@ -28,7 +28,7 @@ from experiments.job_cells import cells_of
 from experiments.jobs import Job, for_inputs
 from experiments.model import TaskModel, load_weights, save_weights
 from experiments.processes import Processes
-from experiments.run_folder import refuse_other_settings
+from experiments.run_folder import other_settings, refuse_together
 from experiments.share import Share
 from experiments.stores import stock
 from experiments.training.arrival import read_together
@@ -95,11 +95,15 @@ class Workshop:
         """
         if self.processes.agree(self.done(job)):
             return
-        refuse_other_settings(self.config, meanwhile=True)
+        self._refuse_another_run()
         bank = self.bank_of(job)
         model = self.model_of(job, bank)
         for task in job.answers:
             self._answer(job, task, model, bank)
+
+    def _refuse_another_run(self) -> None:
+        """What was begun under other settings meanwhile must not get this run's models and answers."""
+        refuse_together(self.processes, lambda: other_settings(self.config, meanwhile=True))
 
     def cells(self, job: Job) -> list[Cell]:
         """The cells that a job answers."""
@@ -163,6 +167,7 @@ class Workshop:
             validate=validate,
             checkpoints=checkpoints,
         )
+        self._refuse_another_run()
         if self.processes.first:
             save_weights(model, path, record | self._described(job, model, bank))
             checkpoints.clear()
@@ -300,6 +305,8 @@ class Workshop:
         folder = self.config.folder
         there = self.processes.agree([cell.exists(folder) for cell, _ in answering])
         missing = [job for job, exists in zip(answering, there, strict=True) if not exists]
+        if missing:
+            self._refuse_another_run()
         quiet = name is None or len(missing) < 2 or not self.processes.first
         for cell, answer in tqdm(missing, unit="cell", desc=name, disable=quiet):
             answers = answer()

@@ -91,15 +91,14 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
     """Returns all tensors of a folder, and the file that they, or their list, came from.
 
     Raises:
-        FusionError: a file is missing or torn, or there is a pickle alone.
+        FusionError: a file is missing or torn, or its weights are in a pickle.
     """
     path = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
-    pickled = folder / "pytorch_model.bin"
-    if pickled.is_file() and not path.is_file() and not index.is_file():
+    if not path.is_file() and not index.is_file():
         raise FusionError(
-            f"{pickled} can run code when it is read, so it is not: load and save it once with transformers,"
-            f" AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER), which writes {path.name}"
+            f"cannot read weights {path}: it does not exist. A pytorch_model.bin can run code when it is read, so it is"
+            " not: load and save it once with transformers, AutoModel.from_pretrained(NAME).save_pretrained(FOLDER)"
         )
     try:
         if path.is_file() or not index.is_file():

@@ -232,7 +232,7 @@ def test_another_seed_another_order(toy: Toy, tmp_path: Path) -> None:
     ("broken", "changes", "remedy"),
     [
         ("training", {}, r"a step of 8 examples .*: train.accumulate=2 works it off in 2 parts"),
-        ("training", {"accumulate": 4}, r"a step of 8 examples .*: train.batch_size=4, or a smaller fusion"),
+        ("training", {"accumulate": 4}, r"a step of 8 examples .*: a smaller fusion takes less"),
         ("evaluation", {}, r"a batch of 256 in evaluation .*: evaluate.batch_size=128 takes half"),
     ],
 )

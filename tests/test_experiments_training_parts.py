@@ -187,7 +187,11 @@ def test_the_readers_thread_count_is_its_own() -> None:
         ([f"train.weights.{task}=0" for task in TASKS], "0 for all tasks of the run"),
         (["train.joint=false", "train.weights.gqa=2"], "each task has its own: train.joint"),
         (["coalitions=retrained", "train.ve_dropout=0.2"], "nearest: coalitions=both"),
+        (["train.joint=true", "train.per_task.gqa.lr=1"], "nearest: train.joint=false"),
+        (["train.per_task.gqa.empty=0.2", "coalitions=retrained"], "nearest: coalitions=both"),
         (["train.steps=5", "train.epochs=2"], "exclude each other"),
+        (["train.steps=1e3"], "must be of type int"),
+        (['seeds=[0,"x"'], "in a shell: 'seeds=[0, "),
         (["train.lr.vit=1"], "train.lr is one value"),
         (["train.ve_dropout.vat=0.5"], "did you mean 'vit'"),
         (["train.lr=.25"], "must be of type float; nearest: 0.25"),
@@ -215,6 +219,9 @@ def test_a_setting_holds_for_every_task_but_one_that_is_named() -> None:
     steps = check(override(named, ["train.steps=10", "train.per_task.vqa.epochs=3", "train.per_task.coco.steps=7"]))
     found = {task: (steps.train_of(task).steps, steps.train_of(task).epochs) for task in TASKS}
     assert found == dict.fromkeys(TASKS, (10, None)) | {"vqa": (10, 3.0), "coco": (7, None)}
+    own = override(named, ["train.per_task.vqa.ve_dropout.clip=0.1", "train.ve_dropout.vit=0.3"])
+    assert own.train_of("vqa").ve_dropout == {"vit": 0.3, "clip": 0.1, "dino": 0.5, "convnext": 0.5}
+    assert own.train_of("gqa").ve_dropout == {"vit": 0.3, "clip": 0.5, "dino": 0.5, "convnext": 0.5}
     rates = override(demo(), ["train.ve_dropout=0.2", "train.ve_dropout.clip=0.6"]).train.ve_dropout
     assert rates == {"vit": 0.2, "clip": 0.6, "dino": 0.2, "convnext": 0.2}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from experiments.errors import ConfigError
+from experiments.memory import fits
 from experiments.model import Group, TaskModel
 from experiments.processes import Processes
 from experiments.training.arrival import read_together
@@ -36,6 +37,7 @@ from experiments.training.settings import TrainConfig
 Validate = Callable[[TaskModel], dict[str, float]]
 STOPPED = 143
 """Exit status after SIGTERM, as shells give it."""
+AGAIN = " (under another --run where a checkpoint is there)"
 
 
 class Loop:
@@ -44,6 +46,7 @@ class Loop:
     Args:
         steps: in all.
         seed: what a step draws depends on it and on the step's number.
+        where: name of the settings, for messages.
     """
 
     def __init__(
@@ -57,11 +60,12 @@ class Loop:
         interruption: Interruption,
         *,
         seed: int,
+        where: str = "train",
     ) -> None:
         model.fusion.freeze(settings.freeze)
         if settings.compile == "blocks":
             model.fusion.operator.compile_layers()
-        self.model, self.settings, self.steps, self.seed = model, settings, steps, seed
+        self.model, self.settings, self.steps, self.seed, self._where = model, settings, steps, seed, where
         self.accelerator, self.processes = accelerator, Processes.of(accelerator)
         self.progress = Progress()
         self.average = Average(model, decay=settings.ema) if settings.ema is not None else None
@@ -74,6 +78,7 @@ class Loop:
         self._wrapped, self._optimizer = accelerator.prepare(model, make_optimizer(model, settings))
         self._bar: Any = None
         self._clock = StepClock()
+        self._skipped = 0  # steps since the last record whose scaled gradients overflowed
         self._since = time.perf_counter()
 
     @property
@@ -99,7 +104,8 @@ class Loop:
         Args:
             waited: seconds that batches have been waited for since the first.
         """
-        loss = self._train(batch)
+        with fits(f"a step of {self.settings.batch_size} examples", self._smaller()):
+            loss = self._train(batch)
         progress = self.progress
         progress.step = batch.step
         self._running += loss
@@ -142,6 +148,7 @@ class Loop:
         if self.settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self._optimizer.step()
+        self._skipped += self._optimizer.step_was_skipped
         self._optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(batch.step)
@@ -152,7 +159,9 @@ class Loop:
 
     def _log(self) -> None:
         mean = self._take_running() / self.settings.log_steps
-        if self.accelerator.scaler is None and not math.isfinite(mean):  # which skips steps that overflow
+        scaled, skipped = self.accelerator.scaler is not None, self._skipped
+        self._skipped = 0
+        if skipped == self.settings.log_steps or (not scaled and not math.isfinite(mean)):  # some steps may overflow
             raise self._broken(f"the loss of steps up to {self.progress.step} is {mean}")
         self.progress.losses.append((self.progress.step, mean))
         rate, waiting = self._optimizer.param_groups[0]["lr"], self._clock.waiting() or 0.0
@@ -184,7 +193,15 @@ class Loop:
 
     def _broken(self, what: str) -> ConfigError:
         precise = "" if self.settings.precision == "no" else ", or train.precision=no"
-        return ConfigError(f"training broke down: {what}; nearest: a lower train.lr than {self.settings.lr}{precise}")
+        lower = f"a lower {self._where}.lr than {self.settings.lr}{precise}, under another --run"
+        return ConfigError(f"training broke down: {what}; nearest: {lower}")
+
+    def _smaller(self) -> str:
+        """What makes a step fit that does not."""
+        twice = 2 * self.settings.accumulate
+        if self.settings.batch_size < twice * self.settings.groups * self.processes.count:  # no part can be smaller
+            return f"a smaller fusion takes less{AGAIN}"
+        return f"{self._where}.accumulate={twice} works it off in {twice} parts{AGAIN}"
 
     def _save(self) -> None:
         """Writes a checkpoint."""

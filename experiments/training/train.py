@@ -15,7 +15,6 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from experiments.bank import FeatureBank
 from experiments.config import RunConfig
 from experiments.data import TaskData
-from experiments.memory import fits
 from experiments.model import TaskModel
 from experiments.processes import Processes
 from experiments.training.batches import Batches, Mode
@@ -65,9 +64,9 @@ def train_model(
     together = [task for task, objective in objectives.items() if objective.scope == "batch"]
     sampler = Sampler(train, settings, seed=seed, together=together)
     own = not config.train.joint and len(data) == 1
-    remedy = _smaller(settings, processes.count, where=f"train.per_task.{next(iter(data))}" if own else "train")
+    where = f"train.per_task.{next(iter(data))}" if own else "train"
     with Interruption(processes) as interruption:
-        loop = Loop(model, settings, steps, accelerator, validate, checkpoints, interruption, seed=seed)
+        loop = Loop(model, settings, steps, accelerator, validate, checkpoints, interruption, seed=seed, where=where)
         if not loop.resume() and model.dropout is not None:
             observe(model.dropout, data, bank, count=settings.fill_images)
         tracked = f"{config.name}-{name}-{mode}-{seed}"
@@ -76,8 +75,7 @@ def train_model(
         threads = 1 if accelerator.device.type == "cpu" else None
         with ReadAhead(source, threads=threads) as ahead, loop.bar(name) as bar:
             for batch in takewhile(lambda _: not loop.stops_early, ahead):  # asked before the first step too
-                with fits(f"a step of {settings.batch_size} examples", remedy):
-                    loop.step(batch, waited=ahead.waited)
+                loop.step(batch, waited=ahead.waited)
                 bar.update(settings.batch_size)
         loop.finish()
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes for good
@@ -112,11 +110,3 @@ def observe(
         chosen = images[:: max(1, len(images) * len(data) // count)]
         for start in range(0, len(chosen), batch):
             dropout.observe(bank.features(task, chosen[start : start + batch], bank.aliases, device))
-
-
-def _smaller(settings: TrainConfig, processes: int, *, where: str) -> str:
-    """What makes a step fit that does not."""
-    twice = 2 * settings.accumulate
-    if settings.batch_size >= twice * settings.groups * processes:
-        return f"{where}.accumulate={twice} works it off in {twice} parts"
-    return f"{where}.batch_size={max(1, settings.batch_size // 2)}, or a smaller fusion, takes less"
