@@ -16,7 +16,7 @@ from experiments.checks import check
 from experiments.combine import run
 from experiments.config import override
 from experiments.errors import ConfigError
-from experiments.predict import load_run_model, main
+from experiments.predict import load_run_model, main, predict
 from experiments.presets import preset
 from experiments.world.build import build_world
 from tasks import load_task
@@ -125,3 +125,21 @@ def test_the_docs_page_names_every_file(finished: Path) -> None:
         assert f"`{column}`" in listed or column.startswith("slice_"), column
     for column in pq.read_table(finished / "attention.parquet").column_names:
         assert f"`{column}`" in listed, column
+
+
+def test_a_model_answers_as_it_was_trained_where_images_were_left_out(finished: Path, tmp_path: Path) -> None:
+    """Answers are numbered in the order in which training examples have them: the same must be left out."""
+    data = tmp_path / "data"
+    shutil.copytree(finished.parent.parent / "data", data)
+    first = load_task("vqa", min_count=1).read(data / "vqa", "train")
+    first.image_path(first.examples[0]).write_bytes(b"broken")
+    made = replace(preset("tiny"), encoders={"vit": "demo:vit"}, tasks=("vqa",), device="cpu", undecodable="exclude")
+    places = {"data": str(data), "cache": str(finished.parent.parent / "cache"), "runs": str(tmp_path), "run": "less"}
+    few = ["train.steps=2", "train.batch_size=12", "train.trackers=[]", "controls=none", "task_options.vqa.min_count=1"]
+    folder = run(check(override(replace(made, **places), few)), say=lambda _: None)  # type: ignore[arg-type]
+    loaded = load_run_model(folder, "vqa", device="cpu")
+    answers, _ = predict(loaded, "vqa", "test")
+    cell = pq.read_table(folder / "answers" / "vqa.0.masked.drop.vit.parquet").to_pylist()
+    assert [(row["id"], row["prediction"]) for row in cell] == [(one.id, one.prediction) for one in answers]
+    kept = [example.id for example in loaded.data["vqa"].splits["train"].examples]
+    assert first.examples[0].id not in kept and len(kept) < len(first.examples)
