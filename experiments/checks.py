@@ -1,6 +1,7 @@
 """What no run can honour, refused before anything is started.
 
-Handed a configuration; hands it on, or says which value cannot be, and the nearest that can.
+Handed a configuration; hands it on with what `auto` means on this machine, or says which value cannot be, and the
+nearest that can.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import Any
 
 from experiments.config import TASKS, RunConfig
 from experiments.errors import ConfigError, near
+from experiments.precision import with_precision
 from experiments.presets import PRESETS
 from experiments.training.settings import check_train
 
 
 def check(config: RunConfig) -> RunConfig:
-    """Refuses values that no run can honour. Raises ConfigError."""
+    """Refuses values that no run can honour, and settles `auto`. Raises ConfigError."""
     train = config.train
     positive = {
         "evaluate.batch_size": config.evaluate.batch_size,
@@ -65,7 +67,7 @@ def check(config: RunConfig) -> RunConfig:
         raise ConfigError(f"{len(config.encoders)} encoders make {2 ** len(config.encoders)} coalitions; at most 8")
     for where, settings in ({"train": train} | config.train_of_tasks()).items():
         check_train(settings, aliases=tuple(config.encoders), layers=config.fusion.layers, where=where)
-    return config
+    return with_precision(config)
 
 
 def _check_blind(config: RunConfig) -> None:

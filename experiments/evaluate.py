@@ -58,6 +58,7 @@ class Evaluator:
         self.task = data.task.name
         self.examples = data.splits[part].examples[:limit]
         self.batch_size = batch_size
+        assert precision != "auto", "checks.check settles it"
         self.precision = precision
         self.device = model.fusion.device
         self.processes = processes

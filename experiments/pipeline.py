@@ -35,6 +35,7 @@ from experiments.cost import encoder_cost, similarity
 from experiments.data import PARTS, TaskData, check_data, find_data, read_tasks, world_is_there
 from experiments.jobs import control_jobs, first_jobs, groups_of
 from experiments.model import write_json
+from experiments.precision import slow_precision
 from experiments.processes import Processes
 from experiments.run_folder import (
     begin_folder,
@@ -71,6 +72,8 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
         say(f"run {config.name}: {what}, {'the embedded world' if config.data is None else config.data}")
         if config.data is None:
             say("the embedded world: rendered pictures in the official formats, not the datasets; --data names these")
+        if (note := slow_precision(config)) is not None:
+            say(note)
     check_data(config)
     encoders = load_encoders(config, str(accelerator.device))
     if share.index > 0 and config.data is None:

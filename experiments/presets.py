@@ -29,7 +29,7 @@ def demo() -> RunConfig:
         ve_dropout=0.35,
         lr=3e-4,
         lr_scale={"adapters": 10.0, "heads": 10.0},
-        precision="bf16",
+        precision="auto",
         validate_examples=400,
         weights={"flickr30k": 0.5, "coco": 0.5, "vqa": 1.2, "gqa": 1.2, "snli_ve": 0.8, "hateful_memes": 0.8},
     )
@@ -38,7 +38,7 @@ def demo() -> RunConfig:
         "coco": {"negatives": "alternate", "match_share": 0.25},
         "vqa": {"min_count": 5},
     }
-    evaluate = EvaluateConfig(rerank=8, precision="bf16")
+    evaluate = EvaluateConfig(rerank=8, precision="auto")
     fusion = FusionConfig(pad_text=8)
     return RunConfig("demo", dict(DEMO_ENCODERS), task_options=options, fusion=fusion, train=train, evaluate=evaluate)
 
@@ -58,20 +58,20 @@ def tiny() -> RunConfig:
 def base() -> RunConfig:
     """BERT-base's trunk, a model per task with the values of its published recipe; name four encoders of your own."""
     fusion = FusionConfig(width=768, layers=12, heads=12, dropout=0.1, text="google-bert/bert-base-uncased")
-    return RunConfig("base", {}, fusion=fusion, train=_published(part=64), evaluate=EvaluateConfig(precision="bf16"))
+    return RunConfig("base", {}, fusion=fusion, train=_published(part=64), evaluate=EvaluateConfig(precision="auto"))
 
 
 def large() -> RunConfig:
     """BERT-large's trunk, 24 layers of width 1024; otherwise as `base`."""
     fusion = FusionConfig(width=1024, layers=24, heads=16, dropout=0.1, text="google-bert/bert-large-uncased")
-    return RunConfig("large", {}, fusion=fusion, train=_published(part=32), evaluate=EvaluateConfig(precision="bf16"))
+    return RunConfig("large", {}, fusion=fusion, train=_published(part=32), evaluate=EvaluateConfig(precision="auto"))
 
 
 def _published(*, part: int) -> TrainConfig:
     per_task = {task: recipe_values(task, part=part) for task in TASKS}
     # What several tasks share, or a task of one's own: between the rates of the recipes.
     return TrainConfig(
-        precision="bf16", groups=4, per_task=per_task, keep="best", lr=2e-5, lr_scale=FRESH, epochs=10.0, warmup=0.1
+        precision="auto", groups=4, per_task=per_task, keep="best", lr=2e-5, lr_scale=FRESH, epochs=10.0, warmup=0.1
     )
 
 

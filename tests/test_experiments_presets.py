@@ -18,6 +18,7 @@ from schemas import validate
 
 from experiments.checks import check
 from experiments.config import override
+from experiments.precision import fast_precision
 from experiments.presets import PRESETS, demo
 from experiments.world.build import build_world
 
@@ -41,7 +42,7 @@ def test_a_preset_for_real_data_runs(preset: str, tmp_path: Path) -> None:
     small = ["evaluate.limit=24", "evaluate.attention_examples=8", "evaluate.rerank=2", f"fusion.layers={layers}"]
     asked = check(override(named, [f"fusion.text={text}", *few, *small]))
     for task in TASKS:  # all else as published
-        few_steps = {"steps": 2, "epochs": None, "batch_size": 16, "accumulate": 2}
+        few_steps = {"steps": 2, "epochs": None, "batch_size": 16, "accumulate": 2, "precision": fast_precision("cpu")}
         assert asked.train_of(task) == replace(made.train_of(task), **few_steps)
     (tmp_path / "config.json").write_text(json.dumps(asked.to_dict()))
     line = [sys.executable, "-m", "experiments.combine", "--config", str(tmp_path / "config.json")]

@@ -256,7 +256,7 @@ def test_presets_follow_the_recipes_and_round_trip() -> None:
 
 def test_what_an_accelerator_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = replace(demo(), device="cpu")
-    with pytest.raises(ConfigError, match="nearest on a CPU: bf16"):
+    with pytest.raises(ConfigError, match="nearest on a CPU: auto"):
         make_accelerator(check(override(on_cpu, ["train.precision=fp16"])))
     refused = {"mps": "'mps' has no float64", "gpu": "'gpu' is not here", "cuda:99": "'cuda:99' is not here"}
     for device, why in refused.items():

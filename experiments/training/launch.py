@@ -39,7 +39,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     train = config.train
     names = tracker_names(train.trackers)
     if train.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
-        raise ConfigError("train.precision=fp16 needs a GPU, whose loss it scales; nearest on a CPU: bf16")
+        raise ConfigError("train.precision=fp16 needs a GPU, whose loss it scales; nearest on a CPU: auto")
     if config.device is not None and config.device.startswith("cuda:"):
         torch.cuda.set_device(config.device)
     # Its backward pass gives NaN with masks of some lengths (torch issue 196678), and it plans each length anew.

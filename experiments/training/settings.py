@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from experiments.errors import ConfigError, near
 
-Precision = Literal["no", "bf16"]
+Precision = Literal["auto", "no", "bf16"]
+"""`auto` is bf16 where the device multiplies it; `checks.check` puts in its place what that is."""
 MODULES = ("text", "trunk", "adapters", "heads")
 """Parts of a model that can have learning rates of their own."""
 FREEZABLE = ("text", "positions", "adapters", "trunk", "operator", "match_head")
@@ -45,7 +46,7 @@ class TrainConfig:
         freeze: parts of the fusion model that are not trained, by the names of docs/fusion.md.
         ema: decay of an average of the weights, which is then what is validated and kept; None for no average.
         weights: share of the steps that each task gets, where not 1.
-        precision: of the forward pass; fp16 scales the loss.
+        precision: of the forward pass; fp16 scales the loss; auto is bf16 where the device multiplies it, else float32.
         compile: "blocks" compiles the trunk's blocks with torch.compile.
         validate_steps: steps between validations; None for a quarter, a half, 80 % and all of the steps.
         validate_examples: of a task's select split that validations are on, drawn at random by image; None for all of
@@ -81,7 +82,7 @@ class TrainConfig:
     freeze: tuple[str, ...] = ()
     ema: float | None = None
     weights: dict[str, float] = field(default_factory=dict)
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "no"
     compile: Literal["no", "blocks"] = "no"
     validate_steps: int | None = None
     validate_examples: int | None = None
