@@ -20,7 +20,7 @@ from experiments.data import TaskData
 from experiments.errors import ConfigError
 from experiments.jobs import CONTROLS
 from experiments.model import write_json
-from experiments.processes import ALONE, Processes
+from experiments.processes import Processes
 from fusion.errors import FusionError
 from fusion.trunk import load_text_trunk
 from tasks.base import Split
@@ -220,11 +220,9 @@ def refuse_together(processes: Processes, ask: Callable[[], str | None]) -> None
 def begin_folder(config: RunConfig, data: Mapping[str, TaskData], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Writes down what the run is, as far as it is not there; returns the images that each split was left without.
 
-    Raises:
-        ConfigError: another command has begun another run in the folder meanwhile.
+    To be asked first, directly before: `other_settings` and `other_inputs`.
     """
     folder = config.folder
-    refuse_together(ALONE, lambda: other_settings(config) or other_inputs(folder, inputs))
     for place in (folder, *folder.glob("*/")):
         sweep(place)
     for name, content in ((CONFIG, config.to_dict()), (INPUTS, inputs)):

@@ -64,7 +64,8 @@ def begin(config: RunConfig, name: str) -> None:
     ],
 )
 def test_a_folder_takes_what_leaves_its_answers_as_they_are(asked: RunConfig, settings: list[str]) -> None:
-    refuse_other_settings(override(asked, settings))
+    changed = override(asked, settings)
+    assert changed != asked and other_settings(changed) is None
 
 
 @pytest.mark.parametrize(
