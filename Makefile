@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-TWO_AT_A_TIME := OMP_NUM_THREADS=1
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test soak check clean
 
@@ -10,10 +10,10 @@ demo: $(STAMP)
 	$(BIN)/python -m experiments.combine
 
 test: $(STAMP)
-	$(TWO_AT_A_TIME) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(TESTS)
 
 soak: $(STAMP)
-	SOAK=1 NEED_CHROMIUM=1 $(TWO_AT_A_TIME) $(BIN)/python -m pytest -n 2 --dist loadfile
+	SOAK=1 NEED_CHROMIUM=1 $(TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -127,7 +127,7 @@ def _texts(record: Record) -> tuple[list[str], list[str]]:
     if key is None:
         raise record.error("has no captions")
     value = record.get(key)
-    if isinstance(value, str):
+    if isinstance(value, str) and key != "sentences":  # there one caption is a record
         return [record.text(key)], []
     if isinstance(value, dict):
         sentence = record.record(key)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conftest import SOAK
 
 from analysis.answers import Cell, CellName, Rows, TaskAnswers
 from analysis.coalition_values import all_coalitions, coalition_name
@@ -23,6 +24,8 @@ from analysis.task_results import task_results
 from analysis.verdict import finish_verdicts
 
 WORDS = ("no", "yes")
+WORLDS = 2000 if SOAK else 50
+"""How many worlds a calibration draws."""
 
 
 def table(num_rows: int, *, targets: np.ndarray | None = None, per_image: int = 1, **slices: np.ndarray) -> TaskAnswers:

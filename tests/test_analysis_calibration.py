@@ -1,16 +1,15 @@
-"""Calibration by simulation: intervals cover, false claims stay rare, and a planted gain is found at the printed size.
+"""Calibration by simulation: intervals cover and false claims stay rare.
 
-2,000 worlds under SOAK, 50 otherwise; with 50 the bounds are those that chance alone would pass in 999 of 1,000 runs.
+With few worlds the bounds are those that chance alone would pass in 999 of 1,000 runs.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from planted_worlds import drawn, finished, name
+from planted_worlds import WORLDS, drawn, finished, name
 from scipy.stats import beta, binom
 
 from analysis.bootstrap import Resampler
@@ -18,7 +17,6 @@ from analysis.coalition_values import CoalitionSpace, all_coalitions, coalition_
 from analysis.draws import Draws
 from analysis.metric_values import metric_statistic
 
-WORLDS = 2000 if os.environ.get("SOAK") == "1" else 50
 SPACE = CoalitionSpace(("a", "b"))
 VALUES = np.array([0.5, 0.55, 0.58, 0.66])
 MAPS = np.concatenate([np.eye(4), SPACE.leave_one_out(), SPACE.shapley(), SPACE.interaction(2)])
@@ -102,36 +100,3 @@ def test_false_claims_stay_rare() -> None:
     bound = float(beta.ppf(0.95, false + 1, WORLDS - false))
     print(f"false claims in {false} of {WORLDS} worlds, upper 95 % bound {bound:.3f}")
     assert bound <= 0.07 if WORLDS == 2000 else false <= binom.ppf(0.999, WORLDS, 0.05)
-
-
-@pytest.mark.parametrize(("num_seeds", "among"), [(1, 1), (5, 1), (5, 6)])
-def test_a_planted_gain_is_found_at_the_printed_size(num_seeds: int, among: int) -> None:
-    """Each world prints the examples that a gain of 3 points needs, and is then drawn anew with as many."""
-    probability = {name(): 0.5, name("a"): 0.67, name("b"): 0.67, name("a+b"): 0.7}
-    found, sizes = 0, []
-    for world in range(WORLDS):
-        rng = np.random.default_rng([world, num_seeds])
-
-        def entry(num_rows: int, rng: np.random.Generator = rng) -> dict[str, object]:
-            answers = drawn(
-                probability,
-                num_rows=num_rows,
-                num_seeds=num_seeds,
-                rng=rng,
-                seed_spread=0.002 * (num_seeds > 1),
-                own_luck=0.2,
-            )
-            task = finished(answers, ("a", "b"), num_resamples=300, among=among)
-            return next(entry for entry in task["verdict"] if entry["encoder"] == "a")
-
-        needed = entry(1000)["needed"]
-        assert isinstance(needed, dict)
-        if "not_run" in needed:  # the few seeds of this world happen to differ so much that none is printed
-            continue
-        assert needed["gain"] == 0.03
-        sizes.append(needed["examples"])
-        found += entry(sizes[-1])["grade"] == "suggestive"
-    printed = len(sizes)
-    print(f"{num_seeds} seeds: found in {found} of {printed} worlds at {np.median(sizes):.0f} examples")
-    assert printed >= (0.85 if among == 1 else 0.6) * WORLDS
-    assert found >= (0.8 * printed if WORLDS == 2000 else binom.ppf(0.001, printed, 0.8))

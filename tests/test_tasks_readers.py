@@ -40,6 +40,13 @@ def test_karpathy_restval_is_train_and_every_caption_is_kept(tmp_path: Path) -> 
     assert len(task.read(tmp_path, "test", limit=1).examples) == 7
 
 
+def test_a_text_in_the_place_of_sentences_is_no_caption(tmp_path: Path) -> None:
+    images = [official.karpathy_image(4, "test"), official.karpathy_image(5, "test") | {"sentences": "A cup."}]
+    official.write_json(tmp_path / "dataset_coco.json", {"images": images, "dataset": "coco"})
+    with pytest.raises(DatasetError, match=r"dataset_coco\.json.*'sentences' must be a list, not str"):
+        load_task("coco").read(tmp_path, "test")
+
+
 def test_flickr_images_have_no_folder_in_their_names(tmp_path: Path) -> None:
     official.write_json(tmp_path / "dataset_flickr30k.json", official.flickr())
     official.touch(tmp_path / "flickr30k-images" / "12.jpg")
