@@ -21,6 +21,8 @@ LONGEST = (
     "test_world.py",
     "test_end_to_end.py",
     "test_browser_report.py",
+    "test_tasks_fuzz.py",
+    "test_encoders_store_damage.py",
     "test_experiments_share.py",
 )
 """Files that take longest, begun first: a worker that begins one last is waited for by the others."""
