@@ -37,11 +37,11 @@ def captioned_images(tables: Sequence[Found], wanted: Sequence[str], *, flat: bo
     """
     if tables[0].shape in (KARPATHY, HUB) and not _row_a_caption(tables[0]):
         for record in _rows(tables, wanted):
-            yield _captions(record, flat=flat)
+            yield _captions(record, tables[0].shape, flat=flat)
         return
     images: dict[str, list[Example]] = {}
     for record in _rows(tables, wanted):
-        for example in _captions(record, flat=flat):
+        for example in _captions(record, tables[0].shape, flat=flat):
             images.setdefault(example.image, []).append(example)
     numbered = tables[0].shape in (KARPATHY, HUB)
     for image, examples in images.items():
@@ -106,10 +106,10 @@ def _listed_images(folder: Path, wanted: Sequence[str]) -> list[str]:
     return found
 
 
-def _captions(record: Record, *, flat: bool) -> list[Example]:
+def _captions(record: Record, shape: Shape, *, flat: bool) -> list[Example]:
     """A row's captions with their ids, where it has any."""
     image = _image(record, flat=flat)
-    texts, keys = _texts(record)
+    texts, keys = _texts(record, shape)
     if not texts:
         raise record.error("an image without captions")
     if len(keys) not in (0, len(texts)):
@@ -121,11 +121,13 @@ def _captions(record: Record, *, flat: bool) -> list[Example]:
     ]
 
 
-def _texts(record: Record) -> tuple[list[str], list[str]]:
+def _texts(record: Record, shape: Shape) -> tuple[list[str], list[str]]:
     """Captions and sentids (none where the format has none)."""
     key = record.present("sentences", "caption", "comment")
     if key is None:
         raise record.error("has no captions")
+    if shape is KARPATHY:
+        return _sentences(record, key)
     value = record.get(key)
     if isinstance(value, str) and key != "sentences":  # there one caption is a record
         return [record.text(key)], []
@@ -134,10 +136,14 @@ def _texts(record: Record) -> tuple[list[str], list[str]]:
         return [sentence.text("raw")], [sentence.identifier("sentid")]
     items = record.items(key)
     if items and isinstance(items[0], dict):
-        sentences = record.records(key)
-        return [s.text("raw") for s in sentences], [s.identifier("sentid") for s in sentences]
+        return _sentences(record, key)
     texts = [valid_text(item, what=f"an item of {key!r}", file=record.file, record=record.name) for item in items]
     return texts, _sentids(record) if record.present("sentids") else []
+
+
+def _sentences(record: Record, key: str) -> tuple[list[str], list[str]]:
+    sentences = record.records(key)
+    return [s.text("raw") for s in sentences], [s.identifier("sentid") for s in sentences]
 
 
 def _sentids(record: Record) -> list[str]:

@@ -151,9 +151,8 @@ def _keyed(content: Any) -> bool:
 
 
 def _karpathy(*splits: str) -> Callable[[Any], list[str]]:
-    """Mirrors have the captions alone in the place of sentences."""
     return lambda content: [
-        sentence if isinstance(sentence, str) else sentence["raw"]
+        sentence["raw"]
         for image in content["images"]
         if image["split"] in splits
         for sentence in image["sentences"]

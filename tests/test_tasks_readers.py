@@ -40,10 +40,18 @@ def test_karpathy_restval_is_train_and_every_caption_is_kept(tmp_path: Path) -> 
     assert len(task.read(tmp_path, "test", limit=1).examples) == 7
 
 
-def test_a_text_in_the_place_of_sentences_is_no_caption(tmp_path: Path) -> None:
-    images = [official.karpathy_image(4, "test"), official.karpathy_image(5, "test") | {"sentences": "A cup."}]
+@pytest.mark.parametrize(
+    ("sentences", "said"),
+    [
+        ("A cup.", r"'sentences' must be a list, not str"),
+        (["A cup."] * 5, r"images\[1\]: expected a JSON object, found str"),
+        ({"raw": "A cup.", "sentid": 1}, r"'sentences' must be a list, not dict"),
+    ],
+)
+def test_what_is_no_list_of_sentences_is_no_caption(tmp_path: Path, sentences: object, said: str) -> None:
+    images = [official.karpathy_image(4, "test"), official.karpathy_image(5, "test") | {"sentences": sentences}]
     official.write_json(tmp_path / "dataset_coco.json", {"images": images, "dataset": "coco"})
-    with pytest.raises(DatasetError, match=r"dataset_coco\.json.*'sentences' must be a list, not str"):
+    with pytest.raises(DatasetError, match=rf"dataset_coco\.json.*{said}"):
         load_task("coco").read(tmp_path, "test")
 
 
