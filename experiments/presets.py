@@ -19,7 +19,7 @@ DEMO_ENCODERS = {name: f"demo:{name}" for name in ("vit", "clip", "dino", "convn
 
 
 def demo() -> RunConfig:
-    """The embedded world, four shipped encoders, one trunk for six tasks; about eight minutes on 2 cores."""
+    """The embedded world, four shipped encoders, one trunk for six tasks; on 2 cores 8 to 20 minutes, by processor."""
     train = TrainConfig(
         joint=True,
         steps=2400,
