@@ -58,12 +58,11 @@ class DigestTable(NamedTuple):
 
     def find(self, wanted: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Number of the part and row in it for each digest, or `ABSENT`."""
-        keys = _words(wanted)[:, 0]
+        keys = wanted.view(">u8")[:, 0].astype(np.uint64)
         at = self.keys.searchsorted(keys)
         if len(self.keys):  # mostly all are here, and no two begin alike
-            nearest = np.minimum(at, len(self.keys) - 1)
-            if bool((self.digests.take(nearest, axis=0) == wanted).all()):
-                return self.places.take(nearest, axis=0)
+            if self.digests.take(at, axis=0, mode="clip").tobytes() == wanted.tobytes():
+                return self.places.take(at, axis=0, mode="clip")
         places = np.full((len(wanted), 2), ABSENT, dtype=np.int32)
         pending = np.flatnonzero(at < len(self.keys))
         while len(pending):  # more than once only where different digests begin with the same eight bytes

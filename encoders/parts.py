@@ -39,6 +39,7 @@ class Part:
         plan: which plan of an extraction it belongs to; empty for none.
         checksum: of its table.
         used: when it was last asked for, in turns.
+        fits: whether it was found to be what its store's description says.
         checked: for each image the digest under which it was found intact, in hex; None where it was not looked at yet.
 
     Raises:
@@ -62,6 +63,7 @@ class Part:
             raise StoreError(f"{file} is altered: its checksum does not fit its table; {REPAIR}")
         self.checked: list[str | None] = [None] * self.count
         self.used = 0
+        self.fits = False
 
     @cached_property
     def tokens(self) -> NDArray[Any]:

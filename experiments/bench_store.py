@@ -1,7 +1,7 @@
 """`bench store`: random batches against a numpy memmap of the same bytes, opening at a million entries, writing.
 
-Warm reading takes a millisecond, in which other work on the machine is rare but heavy, so there the best of many
-batches counts on both sides.
+Warm reading takes a millisecond, in which other work on the machine is rare but heavy, and whose speed drifts over
+seconds. So both sides take turns, the best of a turn's batches counts on either, and of all turns the middle ratio.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from experiments.bench import Figure
 
 BATCH = 64
 BATCHES = 32
+TURNS = 20
 MILLION = 1_000_000
 IMAGES_A_PART = 1024
 
@@ -73,25 +74,25 @@ def read_figures(
         "floats": lambda _, wanted: store.read(wanted),
         "memmap floats": lambda rows, _: torch.from_numpy(memmap[rows]).float(),
     }
-    times: dict[str, list[float]] = {name: [] for name in readers}
-    for _ in range(rounds):
-        for name in draw.permutation(list(readers)):  # in turns, so that none always finds another's memory and cache
-            for _ in range(BATCHES):
-                rows = draw.integers(count, size=BATCH)
-                times[name].append(timed(partial(readers[name], rows, [names[i] for i in rows])))
-    best = {name: min(found) for name, found in times.items()}
+    turns: list[dict[str, float]] = []
+    for _ in range(rounds * TURNS):
+        best = {}
+        for name in draw.permutation(list(readers)):  # so that none always finds another's memory and cache
+            chosen = [draw.integers(count, size=BATCH) for _ in range(BATCHES)]
+            best[name] = min(timed(partial(readers[name], rows, [names[i] for i in rows])) for rows in chosen)
+        turns.append(best)
     return [
         Figure(
             f"random batches of {BATCH} ({size}), warm, ÷ numpy memmap of the same bytes",
-            best["memmap"] / best["stored"],
+            median(best["memmap"] / best["stored"] for best in turns),
             wanted=wanted,
         ),
         Figure(
             f"the same as float32 ÷ numpy memmap turned into float32 ({size})",
-            best["memmap floats"] / best["floats"],
+            median(best["memmap floats"] / best["floats"] for best in turns),
             wanted=wanted,
         ),
-        Figure(f"the same ({size})", BATCH * values[0].nbytes / best["stored"] / 1e9, "GB/s"),
+        Figure(f"the same ({size})", BATCH * values[0].nbytes / median(b["stored"] for b in turns) / 1e9, "GB/s"),
         Figure(f"first reading of each image, checksums compared, ÷ numpy memmap ({size})", plain / first),
         Figure(
             f"writing parts, checksums and fsync included, ÷ raw write and fsync ({size})",
