@@ -29,7 +29,7 @@ from encoders.memory import USUAL, BatchSize
 from encoders.module import tokens_together
 from encoders.part_writer import BatchFeatures, PartWriter
 from encoders.plan import PART_IMAGES, Block, Plan, Shard
-from encoders.processors import decoding_threads
+from encoders.processors import decoding_pool, decoding_threads
 from encoders.space import require_space, rooms
 from encoders.store import FeatureStore
 from encoders.transfer import Arriving, batches_behind, delayed, place_of, start_to_memory
@@ -82,7 +82,7 @@ def extract(
     """
     workers = workers or decoding_threads()
     distinct = {each.fingerprint: each for one in encoders for each in _views(one)}
-    with whole_files_only(), ThreadPoolExecutor(workers) as pool:
+    with whole_files_only(), decoding_pool(workers) as pool:
         share = shard.index, shard.count
         digests = digest_all(images, pool, cache=digest_cache, share=share, progress=progress)
         files = {digest: path for path, digest in reversed(digests.items())}

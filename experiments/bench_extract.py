@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,8 +24,9 @@ from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.extract import extract
 from encoders.memory import peak_memory
-from encoders.processors import decoding_threads
+from encoders.processors import decoding_pool, decoding_threads
 from experiments.bench import Figure
+from experiments.precision import fast_precision
 
 BATCH = 32
 
@@ -39,35 +39,36 @@ class Took(NamedTuple):
 
 
 def run(folder: Path, *, images: int | None, rounds: int) -> list[Figure]:
-    """The figures, for fp32 and bf16."""
+    """The figures, for fp32 and, where the device multiplies it, for bf16: elsewhere that takes many times as long."""
     paths = textured(folder / "images", images or 128)
     checkpoint(folder / "vit")
     figures = []
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for dtype in ("fp32", "bf16"):
+    precisions = ("fp32", "bf16") if fast_precision(device) == "bf16" else ("fp32",)
+    for dtype in precisions:
         encoder = load_encoder(f"vit=timm:{folder}/vit?dtype={dtype}", device=device)
         figures += extract_figures(folder / dtype, encoder, paths, rounds=rounds)
     error = error_of_bf16(folder, paths)
-    figures.append(compiled_figure(folder, paths, device=device, rounds=rounds))
+    figures.append(compiled_figure(folder, paths, dtype=precisions[-1], device=device, rounds=rounds))
     figures.append(Figure("bf16: relative L2 error of the stored tokens against fp32", 1000 * error, "e-3"))
     return figures
 
 
 def extract_figures(folder: Path, encoder: Encoder, paths: Sequence[Path], *, rounds: int) -> list[Figure]:
-    """One precision: extraction ÷ bound, ÷ plain loop; rounds take turns."""
+    """One precision: extraction ÷ bound, measured before and after it, ÷ plain loop; rounds take turns."""
     bounds, plains, rates, work, memory = [], [], [], [], 0
     encoder.tokens(torch.zeros(BATCH, 3, *encoder.preprocess.output))
     for number in range(rounds):
-        model, decoding, writing = alone(folder, encoder, paths)
-        shared = model.wall + decoding.wall if not torch.cuda.is_available() else max(model.wall, decoding.wall)
+        before = bound(folder, encoder, paths)
         with peak_memory() as peak:
             root = folder / f"root-{number}"
             own = took(partial(extract, paths, [encoder], root=root, batch_size=BATCH, progress="none"))
+        after = bound(folder, encoder, paths)
         plain = took(lambda: plain_loop(folder, encoder, paths))
-        bounds.append((shared + writing.wall) / own.wall)
+        bounds.append((before.wall + after.wall) / 2 / own.wall)
         plains.append(plain.wall / own.wall)
         rates.append(len(paths) / own.wall)
-        work.append((model.processor + decoding.processor + writing.processor) / own.processor)
+        work.append((before.processor + after.processor) / 2 / own.processor)
         memory = max(memory, *peak)
     return [
         Figure(f"{encoder.dtype}: JPEG to store ÷ model alone + decoding + raw write", median(bounds), wanted=0.95),
@@ -78,21 +79,23 @@ def extract_figures(folder: Path, encoder: Encoder, paths: Sequence[Path], *, ro
     ]
 
 
-def alone(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> tuple[Took, Took, Took]:
-    """Seconds of the model on ready tensors, of decoding by extraction's threads, and of writing as many bytes."""
+def bound(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> Took:
+    """What the model on ready tensors, decoding by extraction's threads and writing as many bytes take, each alone."""
 
     def decode(path: Path) -> torch.Tensor:
         with Image.open(path) as image:
             return encoder.preprocess(image)
 
-    with ThreadPoolExecutor(decoding_threads()) as pool:
+    with decoding_pool(decoding_threads()) as pool:
         pixels: list[torch.Tensor] = []
         decoding = took(lambda: pixels.extend(pool.map(decode, paths)))
     batches = [torch.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
     model = took(partial(encode, encoder, batches))
     size = len(paths) * encoder.num_tokens * encoder.width * (4 if encoder.dtype == "fp32" else 2)
     folder.mkdir(exist_ok=True)
-    return model, decoding, took(lambda: _write(folder / "raw", bytes(size)))
+    writing = took(lambda: _write(folder / "raw", bytes(size)))
+    shared = max(model.wall, decoding.wall) if torch.cuda.is_available() else model.wall + decoding.wall
+    return Took(shared + writing.wall, model.processor + decoding.processor + writing.processor)
 
 
 def encode(encoder: Encoder, batches: Sequence[torch.Tensor]) -> None:
@@ -103,10 +106,10 @@ def encode(encoder: Encoder, batches: Sequence[torch.Tensor]) -> None:
         torch.cuda.synchronize()
 
 
-def compiled_figure(folder: Path, paths: Sequence[Path], *, device: str, rounds: int) -> Figure:
-    """What compiling gains the model in bf16, compilation itself left out."""
+def compiled_figure(folder: Path, paths: Sequence[Path], *, dtype: str, device: str, rounds: int) -> Figure:
+    """What compiling gains the model, compilation itself left out."""
     eager, fast = (
-        load_encoder(f"vit=timm:{folder}/vit?dtype=bf16{more}", device=device) for more in ("", "&compile=yes")
+        load_encoder(f"vit=timm:{folder}/vit?dtype={dtype}{more}", device=device) for more in ("", "&compile=yes")
     )
     pixels = torch.stack([eager.preprocess(Image.open(path)) for path in paths[:BATCH]])
     encode(fast, [pixels])
@@ -114,7 +117,7 @@ def compiled_figure(folder: Path, paths: Sequence[Path], *, device: str, rounds:
         took(partial(encode, eager, [pixels])).wall / took(partial(encode, fast, [pixels])).wall
         for _ in range(rounds)
     ]
-    return Figure("bf16: the model alone with compile=yes, times as fast", median(ratios))
+    return Figure(f"{dtype}: the model alone with compile=yes, times as fast", median(ratios))
 
 
 def plain_loop(folder: Path, encoder: Encoder, paths: Sequence[Path]) -> None:

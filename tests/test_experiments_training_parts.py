@@ -160,8 +160,13 @@ def test_the_readers_thread_count_is_its_own() -> None:
     def source() -> Iterator[int]:
         yield torch.get_num_threads()
 
-    with ReadAhead(source(), threads=before + 2) as ahead:
-        assert next(iter(ahead)) == before + 2 and torch.get_num_threads() == before
+    try:
+        torch.set_num_threads(3)
+        for alone, expected in ((True, 1), (False, 3)):
+            with ReadAhead(source(), alone=alone) as ahead:
+                assert next(iter(ahead)) == expected and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Generic, TypeVar
 
-import torch
+from encoders.processors import compute_alone
 
 Item = TypeVar("Item")
 DEPTH = 2
@@ -23,16 +23,15 @@ class ReadAhead(Generic[Item]):
     """Iterates over what a thread has fetched before; errors of the source arrive here. A context manager.
 
     Args:
-        threads: that PyTorch may use for one operation of the source; None for as many as everywhere. One, where the
-            consumer computes on the same processor: else OpenMP counts more threads than cores, and those of the
-            consumer sleep between loops where they would spin, which took a quarter longer on 2 cores.
+        alone: whether the source computes in its own thread only; so, where the consumer computes on the same
+            processors (`encoders.processors.compute_alone`).
 
     Attributes:
         waited: seconds that the consumer has waited.
     """
 
-    def __init__(self, source: Iterator[Item], *, depth: int = DEPTH, threads: int | None = None) -> None:
-        self._source, self._threads = source, threads
+    def __init__(self, source: Iterator[Item], *, depth: int = DEPTH, alone: bool = False) -> None:
+        self._source, self._alone = source, alone
         self._fetched: Queue[tuple[Item] | BaseException | None] = Queue(depth)
         self._stop = Event()
         self._thread = Thread(target=self._fetch, name="read-ahead", daemon=True)
@@ -74,8 +73,8 @@ class ReadAhead(Generic[Item]):
                 continue
 
     def _fetch(self) -> None:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)  # of this thread, and of those started later
+        if self._alone:
+            compute_alone()
         try:
             for item in self._source:
                 self._put((item,))

@@ -72,8 +72,7 @@ def train_model(
         tracked = f"{config.name}-{name}-{mode}-{seed}"
         start_trackers(accelerator, plain_settings(settings, seed=seed), project=config.name, model=tracked)
         source = map(batches.read, sampler.draws(after=loop.progress.step, last=steps))
-        threads = 1 if accelerator.device.type == "cpu" else None
-        with ReadAhead(source, threads=threads) as ahead, loop.bar(name) as bar:
+        with ReadAhead(source, alone=accelerator.device.type == "cpu") as ahead, loop.bar(name) as bar:
             for batch in takewhile(lambda _: not loop.stops_early, ahead):  # asked before the first step too
                 loop.step(batch, waited=ahead.waited)
                 bar.update(settings.batch_size)
