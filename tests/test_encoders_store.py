@@ -81,6 +81,24 @@ def test_entries_of_different_lengths_are_padded(tmp_path: Path) -> None:
     assert read.valid.tolist() == [[True, True], [True, False]]
 
 
+def test_batches_of_every_size_have_their_own_boxes_and_values(tmp_path: Path) -> None:
+    tokens = torch.arange(9.0).reshape(3, 1, 3)
+    shared = FeatureStore(tmp_path, replace(META, grid=(1, 1), boxes=META.boxes[:1]))
+    shared.write_part([A, B, C], tokens)
+    boxes = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+    own = FeatureStore(tmp_path, replace(META, name="test:own", grid=(1, 1), boxes=()))
+    own.write_part([A, B, C], tokens, boxes=boxes)
+    place = {A: 0, B: 1, C: 2}
+    for digests in ([A], [B], [A, B], [C, B], [A], [B, A, C, A], []):
+        rows = [place[digest] for digest in digests]
+        for store, expected in ((shared, torch.tensor(META.boxes[:1]).expand(3, 4)), (own, boxes)):
+            read = store.read(digests)
+            assert read.valid.shape == read.tokens.shape[:2] == read.boxes.shape[:2] and bool(read.valid.all())
+            assert torch.equal(read.boxes, expected[rows][:, None][:, : read.boxes.shape[1]])
+            assert torch.equal(read.tokens, tokens[rows][:, : read.tokens.shape[1]])
+            read.tokens.zero_()  # the reader's own memory
+
+
 def test_missing_entry_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=D):
         FeatureStore(tmp_path, META).read([D])
