@@ -1,4 +1,4 @@
-"""How many threads a process decodes with: its share of the processors. And those threads.
+"""How many threads a process decodes with, its share of the processors, and the pool of those threads.
 
 On a GPU decoding is what an extraction waits for, at some 300 images a second and processor; so there is no low limit.
 """

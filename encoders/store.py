@@ -68,8 +68,8 @@ class FeatureStore:
             self.meta.check(self.folder / META)
         self.part_list = PartList(self.folder)
         self._shared = torch.tensor(self.meta.boxes, dtype=torch.float32) if self.meta.boxes else None
-        self._true = torch.ones(1, 1, dtype=torch.bool)
-        self._last: tuple[tuple[int, int], Tensor | None, Tensor] | None = None
+        self._one_valid = torch.ones(1, 1, dtype=torch.bool)
+        self._last_views: tuple[tuple[int, int], Tensor | None, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureStore, (self.folder.parent, self.meta)
@@ -118,17 +118,17 @@ class FeatureStore:
             entries.append((part, row))
         lengths = {part.length for part in parts.values()}
         if len(lengths) == 1 and None not in lengths:
-            tokens, valid = self._gather(entries), None
+            tokens, unequal_valid = self._gather(entries), None
         else:
-            tokens, valid = self._gather_unequal(entries)
-        boxes, every = self._alike(*tokens.shape[:2])
+            tokens, unequal_valid = self._gather_unequal(entries)
+        boxes, all_valid = self._shared_views(*tokens.shape[:2])
         if boxes is None:
             boxes = self._own_boxes(entries, tokens.shape[1])
         stored = torch.from_numpy(tokens)
         if self.meta.dtype == "bf16":
             stored = stored.view(torch.bfloat16)
         chosen = stored.to(torch.float32) if precision == "fp32" else stored
-        return StoredFeatures(chosen, boxes, every if valid is None else valid)
+        return StoredFeatures(chosen, boxes, all_valid if unequal_valid is None else unequal_valid)
 
     def write_part(
         self,
@@ -279,13 +279,15 @@ class FeatureStore:
             gathered[place, : lengths[place]] = part.tokens[part.starts[row] : part.starts[row + 1]]
         return gathered, torch.arange(shape[1])[None] < torch.from_numpy(lengths)[:, None]
 
-    def _alike(self, images: int, length: int) -> tuple[Float[Tensor, "b n 4"] | None, Bool[Tensor, "b n"]]:
-        """The encoder's boxes where images have none of their own, and all tokens valid: views of one copy, kept
-        for the next batch of that size."""
-        last = self._last
+    def _shared_views(self, images: int, length: int) -> tuple[Float[Tensor, "b n 4"] | None, Bool[Tensor, "b n"]]:
+        """The encoder's boxes, None where images have their own, and a mask in which all is valid.
+
+        Both are views of one copy, kept for the next batch of that size.
+        """
+        last = self._last_views
         if last is None or last[0] != (images, length):
             boxes = None if self._shared is None else self._shared[:length].expand(images, -1, -1)
-            self._last = last = (images, length), boxes, self._true.expand(images, length)
+            self._last_views = last = (images, length), boxes, self._one_valid.expand(images, length)
         return last[1:]
 
     def _own_boxes(self, entries: Sequence[tuple[Part, int]], longest: int) -> Float[Tensor, "b n 4"]:
