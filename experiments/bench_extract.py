@@ -1,7 +1,7 @@
 """`bench extract`: JPEG files to stored features, against the model alone plus decoding and writing, and a plain loop.
 
-ViT-S/16 with random weights from a local checkpoint, textured JPEGs of 500 x 375. On a CPU model and decoding share the
-cores, so the bound is their sum; on a GPU it is the longer of the two.
+Textured JPEGs of 500 x 375, and ViT-S/16 with random weights from a local checkpoint where no encoders are named. On a
+CPU model and decoding share the cores, so the bound is their sum; on a GPU it is the longer of the two.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from safetensors.torch import save_file
 
 from encoders import load_encoder
 from encoders.base import Encoder
+from encoders.errors import EncoderError
 from encoders.extract import extract
 from encoders.memory import peak_memory
 from encoders.processors import decoding_pool, decoding_threads
+from encoders.spec import parse_specs
 from experiments.bench import Figure
 from experiments.precision import fast_precision
 
@@ -38,16 +40,27 @@ class Took(NamedTuple):
     processor: float
 
 
-def run(folder: Path, *, images: int | None, rounds: int) -> list[Figure]:
-    """The figures, for fp32 and, where the device multiplies it, for bf16: elsewhere that takes many times as long."""
+def run(folder: Path, *, images: int | None, rounds: int, encoders: Sequence[str] = ()) -> list[Figure]:
+    """The figures of the encoders named, or else of ViT-S/16 in every precision that the device multiplies.
+
+    Raises:
+        EncoderError: an encoder's spec is malformed, or names what does not exist.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    named = [load_encoder(spec, device=device) for spec in parse_specs(encoders)]
+    for encoder in named:
+        if encoder.reads == "files" or encoder.views > 1:
+            raise EncoderError(f"bench extract measures one view of the pixels; that is not what {encoder.alias} takes")
     paths = textured(folder / "images", images or 128)
+    if named:
+        return [figure for encoder in named for figure in extract_figures(folder, encoder, paths, rounds=rounds)]
     checkpoint(folder / "vit")
     figures = []
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Where bfloat16 is not multiplied a pass takes seven times as long.
     precisions = ("fp32", "bf16") if fast_precision(device) == "bf16" else ("fp32",)
     for dtype in precisions:
-        encoder = load_encoder(f"vit=timm:{folder}/vit?dtype={dtype}", device=device)
-        figures += extract_figures(folder / dtype, encoder, paths, rounds=rounds)
+        encoder = load_encoder(f"{dtype}=timm:{folder}/vit?dtype={dtype}", device=device)
+        figures += extract_figures(folder, encoder, paths, rounds=rounds)
     error = error_of_bf16(folder, paths)
     figures.append(compiled_figure(folder, paths, dtype=precisions[-1], device=device, rounds=rounds))
     figures.append(Figure("bf16: relative L2 error of the stored tokens against fp32", 1000 * error, "e-3"))
@@ -55,7 +68,8 @@ def run(folder: Path, *, images: int | None, rounds: int) -> list[Figure]:
 
 
 def extract_figures(folder: Path, encoder: Encoder, paths: Sequence[Path], *, rounds: int) -> list[Figure]:
-    """One precision: extraction ÷ bound, measured before and after it, ÷ plain loop; rounds take turns."""
+    """Of one encoder: extraction ÷ bound, measured before and after it, ÷ plain loop; rounds take turns."""
+    alias, folder = encoder.alias, folder / encoder.alias
     bounds, plains, rates, work, memory = [], [], [], [], 0
     encoder.tokens(torch.zeros(BATCH, 3, *encoder.preprocess.output))
     for number in range(rounds):
@@ -71,11 +85,11 @@ def extract_figures(folder: Path, encoder: Encoder, paths: Sequence[Path], *, ro
         work.append((before.processor + after.processor) / 2 / own.processor)
         memory = max(memory, *peak)
     return [
-        Figure(f"{encoder.dtype}: JPEG to store ÷ model alone + decoding + raw write", median(bounds), wanted=0.95),
-        Figure(f"{encoder.dtype}: the same in processor seconds, which other work disturbs less", median(work)),
-        Figure(f"{encoder.dtype}: JPEG to store ÷ plain sequential loop", median(plains)),
-        Figure(f"{encoder.dtype}: the same", median(rates), "img/s"),
-        Figure(f"{encoder.dtype}: memory it adds to the process at its peak", memory / 2**20, "MiB"),
+        Figure(f"{alias}: JPEG to store ÷ model alone + decoding + raw write", median(bounds), wanted=0.95),
+        Figure(f"{alias}: the same in processor seconds, which other work disturbs less", median(work)),
+        Figure(f"{alias}: JPEG to store ÷ plain sequential loop", median(plains)),
+        Figure(f"{alias}: the same", median(rates), "img/s"),
+        Figure(f"{alias}: memory it adds to the process at its peak", memory / 2**20, "MiB"),
     ]
 
 

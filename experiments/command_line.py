@@ -22,11 +22,11 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def exit_status(work: Callable[[], object], *, kept: str) -> int:
+def exit_status(work: Callable[[], object], *, kept: str | None = None) -> int:
     """Does the work; returns 0, 1 for an error that the user can mend, told in one line, or 130 when interrupted.
 
     Args:
-        kept: what an interruption leaves, in words.
+        kept: what an interruption leaves, in words; None where it leaves nothing.
     """
     from experiments.errors import user_errors
 
@@ -36,6 +36,7 @@ def exit_status(work: Callable[[], object], *, kept: str) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted; {kept} are kept, the same command goes on from there", file=sys.stderr)
+        goes_on = f"; {kept} are kept, the same command goes on from there" if kept else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0

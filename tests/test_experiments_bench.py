@@ -40,11 +40,25 @@ def test_the_store_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_extraction_is_measured(tmp_path: Path) -> None:
     timm_folder(tmp_path / "vit")
     paths = textured(tmp_path / "images", 64)
-    encoder = load_encoder(f"vit=timm:{tmp_path}/vit?dtype=bf16")
-    figures = extract_figures(tmp_path / "bf16", encoder, paths, rounds=1)
+    encoder = load_encoder(f"half=timm:{tmp_path}/vit?dtype=bf16")
+    figures = extract_figures(tmp_path, encoder, paths, rounds=1)
     assert [figure.wanted for figure in figures] == [0.95, None, None, None, None]
+    assert figures[0].what.startswith("half: ")
     assert all(figure.value > 0 for figure in figures[:4]) and figures[4].unit == "MiB"
     assert 1e-4 < error_of_bf16(tmp_path, paths) < 2e-2
+
+
+def test_encoders_named_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timm_folder(tmp_path / "vit")
+    both = [f"{alias}=timm:{tmp_path}/vit?dtype={alias}" for alias in ("fp16", "bf16")]
+    assert main(["extract", "--encoders", *both, "--images", "64", "--rounds", "1", "--folder", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[1:]] == 5 * ["fp16:"] + 5 * ["bf16:"]
+    assert [path.name for path in tmp_path.iterdir()] == ["vit"]
+    assert main(["extract", "--encoders", f"vit=timm:{tmp_path}/vot"]) == 1
+    assert "did you mean" in capsys.readouterr().err
+    assert main(["extract", "--encoders", f"vit=timm:{tmp_path}/vit?views=2"]) == 1
+    assert "that is not what vit takes" in capsys.readouterr().err
 
 
 def test_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,4 +86,6 @@ def test_bad_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "--images", "2"]) == 1
     assert "--images at least 64" in capsys.readouterr().err
     assert main(["store", "--plot", "a.svg"]) == 1
-    assert "is for the part train" in capsys.readouterr().err
+    assert "--plot is for the part train, not store" in capsys.readouterr().err
+    assert main(["train", "--encoders", "vit=demo:vit"]) == 1
+    assert "--encoders is for the part extract, not train" in capsys.readouterr().err
