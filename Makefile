@@ -20,11 +20,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config setup.cfg
 
-# torch first: a later resolver step then keeps the build that constraints.txt names.
+# torch first: a later resolver step then keeps the build that constraints.txt names. Of the many modules installed few are
+# ever imported, and Python compiles those by itself.
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt torch
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test,dev]"
+	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -q -c constraints.txt torch
+	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -q -c constraints.txt -e ".[test,dev]"
 	touch $(STAMP)
 
 clean:
