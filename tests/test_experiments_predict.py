@@ -117,6 +117,22 @@ def test_the_code_of_the_docs_page_runs(finished: Path, capsys: pytest.CaptureFi
     assert int(parameters) > 1000 and said[5].startswith("torch.Size([1, ")
 
 
+def test_the_docs_page_reads_recall_and_its_floor_as_the_report_does(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five captions an image: a mean over all queries is another number. No image, no cell: the floor is chance."""
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
+    code = code.replace('Path("runs/first")', f"Path({str(finished)!r})").replace("vqa.0.masked.drop.", "flickr30k.0.masked.mean.")
+    exec(compile(code, str(PAGE), "exec"), {})  # noqa: S102
+    said = {name: float(value) for name, _, value in map(str.split, capsys.readouterr().out.splitlines())}
+    task = json.loads((finished / "results.json").read_text())["tasks"]["flickr30k"]
+    values = {"+".join(one["encoders"]): one for one in task["coalitions"]}
+    chance = json.loads((finished / "baselines.json").read_text())["flickr30k"]["chance"]
+    floor = values.pop("")
+    assert (floor["value"], floor["by_definition"]) == (pytest.approx(chance, abs=1e-5), "chance")
+    assert said == {name: pytest.approx(one["value"], abs=1e-5) for name, one in values.items()}
+
+
 def test_the_docs_page_names_every_file(finished: Path) -> None:
     listed = PAGE.read_text()
     for path in finished.iterdir():
