@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from fusion_batch import TEXTS
 
 from fusion.config import FusionConfig
@@ -16,8 +17,8 @@ class Facts:
 
     mixed: int | None  # tokens that stand for the coalition; None where each encoder keeps its own
     query: str  # whose attention is reported
-    mass_names: tuple[str, ...]  # for the coalition vit+clip with text
-    weight: str
+    mass_names: tuple[str, ...]  # spans among which it is shared out, for the coalition vit+clip with text
+    weight: str  # what an encoder's weight is made of
 
 
 OWN = ("cls", "text", "vit", "clip")
@@ -30,6 +31,13 @@ FACTS: Mapping[str, Facts] = {
     "window": Facts(49, "cells", ("vit", "clip"), "attention"),
     "late": Facts(None, "cls", OWN, "equal"),
 }
+
+
+def facts_of(operator: str) -> Facts:
+    """The line of an operator; the test that asks fails where there is none."""
+    if operator not in FACTS:
+        pytest.fail(f"operator {operator!r} has no facts: add a line {operator!r}: Facts(…) to FACTS in {__file__}")
+    return FACTS[operator]
 
 
 def small_config(folder: Path) -> FusionConfig:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fusion_batch import TEXTS, WIDTHS, batch, close
 from fusion_explicit import mass_and_weights
-from fusion_facts import FACTS, small_config
+from fusion_facts import facts_of, small_config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,7 +34,7 @@ def model(request: pytest.FixtureRequest, config: FusionConfig) -> FusionModel:
 
 def test_attention_mass_equals_the_explicit_softmax(model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, _ = mass_and_weights(model, TEXTS, monkeypatch)
-    report, facts = asked.attention, FACTS[model.config.operator]
+    report, facts = asked.attention, facts_of(model.config.operator)
     assert report is not None and report.query == facts.query and report.names == facts.mass_names
     assert report.mass.shape == (2, 3, 4, len(facts.mass_names))
     close(report.token_share.sum(), torch.tensor(1.0))
@@ -103,7 +103,7 @@ def test_attention_of_few_streams(model: FusionModel, coalition: Coalition, text
     encoded = model.encode(text, batch(), coalition, attention="mass")
     report, weight = encoded.attention, encoded.weight
     assert report is not None and weight is not None and weight.names == coalition
-    own = "cls" in FACTS[model.config.operator].mass_names
+    own = "cls" in facts_of(model.config.operator).mass_names
     leads = ("cls", "text") if text else ("cls",)
     assert report.names == ((*leads, *coalition) if own else coalition)
     assert report.mass.shape == (2, 3, 4, len(report.names)) and report.token_share.shape == (len(report.names),)

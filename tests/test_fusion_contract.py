@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fusion_batch import NUM_TOKENS, TEXTS, WIDTHS, batch, close
-from fusion_facts import FACTS, small_config
+from fusion_facts import FACTS, facts_of, small_config
 from torch import Tensor
 
 from fusion import OPERATORS, OPTIONS
@@ -40,10 +40,17 @@ def post_norm(request: pytest.FixtureRequest) -> FusionModel:
 
 def test_every_operator_has_its_facts_and_options() -> None:
     """Fails when an operator is added without them; the tests below then run on it by themselves."""
+    for name in OPERATORS:
+        facts_of(name)
     assert set(FACTS) == set(OPERATORS) == set(OPTIONS)
     for name in OPERATORS:
         assert len(operator_class(name).absent) > 20, name
         assert {"none", "mass"} <= set(operator_class(name).attentions), name
+
+
+def test_an_operator_without_facts_is_told_where_they_belong() -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"'mine' has no facts: add a line .* to FACTS in .*fusion_facts\.py"):
+        facts_of("mine")
 
 
 @pytest.mark.parametrize("coalition", COALITIONS, ids=coalition_name)
@@ -53,7 +60,7 @@ def test_shapes_and_spans(model: FusionModel, coalition: Coalition, text: list[s
         with pytest.raises(FusionError, match="nothing to encode"):
             model.encode(text, batch(), coalition)
         return
-    mixed = FACTS[model.config.operator].mixed
+    mixed = facts_of(model.config.operator).mixed
     encoded = model.encode(text, batch(), coalition)
     assert encoded.pooled.shape == (3, model.operator.num_branches(len(coalition)), 32)
     visual = coalition if mixed is None else (coalition_name(coalition),) * bool(coalition)
@@ -291,5 +298,5 @@ def test_the_documentation_says_what_each_operator_does() -> None:
     assert [row[0].strip("`") for row in rows] == list(OPERATORS)
     for name, _, absent, options, _, _, weight in rows:
         operator = name.strip("`")
-        assert absent == operator_class(operator).absent and weight == FACTS[operator].weight
+        assert absent == operator_class(operator).absent and weight == facts_of(operator).weight
         assert options == (", ".join(f"`{option}`" for option in OPTIONS[operator]) or "–")
