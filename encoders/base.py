@@ -41,7 +41,7 @@ class Encoder(ABC):
         fingerprint: SHA-256 in hex over everything that decides the values of the features: `identity()`, taken
             when the encoder was ready.
         views: how many deterministic views of an image are to be stored.
-        code: digest of the Python file that the encoder came from, where it came from one.
+        code: digest of the Python file that the encoder came from, where it came from one, and the function in it.
         reads: whether it computes on pixels, or looks up image files (`FileEncoder`).
     """
 

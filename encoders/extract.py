@@ -31,7 +31,7 @@ from encoders.part_writer import BatchFeatures, PartWriter
 from encoders.plan import PART_IMAGES, Block, Plan, Shard
 from encoders.processors import decoding_pool, decoding_threads
 from encoders.space import require_space, rooms
-from encoders.store import FeatureStore
+from encoders.store import FeatureStore, StoreMeta
 from encoders.transfer import Arriving, batches_behind, delayed, place_of, start_to_memory
 
 __all__ = ["Shard", "extract", "image_digest"]
@@ -58,7 +58,7 @@ def extract(
 
     Args:
         images: files; those of equal bytes share one entry.
-        encoders: two with one fingerprint share one store; each view of an encoder has its own.
+        encoders: two of one name and fingerprint share one store; each view of an encoder has its own.
         batch_size: images a forward pass; or what tells it, called once with the encoders that lack features.
         progress: on standard error what there is to store and room for, and a bar with rate and time left, or
             none; nothing is shown when nothing is to do.
@@ -81,7 +81,7 @@ def extract(
         EncoderError: the batch does not fit the GPU's memory.
     """
     workers = workers or decoding_threads()
-    distinct = {each.fingerprint: each for one in encoders for each in _views(one)}
+    distinct = {StoreMeta.of(each).folder: each for one in encoders for each in _views(one)}
     with whole_files_only(), decoding_pool(workers) as pool:
         share = shard.index, shard.count
         digests = digest_all(images, pool, cache=digest_cache, share=share, progress=progress)

@@ -76,6 +76,7 @@ class ModuleEncoder(Encoder):
         frozen: Any = module.eval().requires_grad_(False).to(self._device)
         self._module: nn.Module = frozen.to(memory_format=self._memory)
         self._forward = forward
+        self._way = _way(forward)
         self._measure(spec)
         if options.compile == "yes":
             self._forward = compiled(forward, name=str(spec))
@@ -131,7 +132,7 @@ class ModuleEncoder(Encoder):
     def pass_key(self) -> str:
         precision = "bfloat16" if self.dtype == "bf16" else "float32"
         described = [self._architecture, self.preprocess.describe(), precision, self._digest, self._kernels()]
-        return digest_json({"pass": described})
+        return digest_json({"pass": [*described, self.code, self._way]})
 
     @property
     def boxes(self) -> Float[Tensor, "n 4"]:
@@ -186,8 +187,8 @@ class ModuleEncoder(Encoder):
 
 def tokens_together(encoders: Sequence[Encoder], images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
     """Each encoder's tokens of the same pixels; encoders with one `pass_key` (one model at several layers,
-    poolings or joins) share a forward pass. Values are those of `tokens`; on a GPU they are rounded there as the store
-    would round them (`encoders.transfer.as_stored`)."""
+    poolings or joins, or under several names) share a forward pass. Values are those of `tokens`; on a GPU they are
+    rounded there as the store would round them (`encoders.transfer.as_stored`)."""
     groups: dict[str, list[int]] = {}
     for position, encoder in enumerate(encoders):
         groups.setdefault(encoder.pass_key, []).append(position)
@@ -195,10 +196,20 @@ def tokens_together(encoders: Sequence[Encoder], images: Float[Tensor, "b 3 h w"
     for positions in groups.values():
         members = [encoders[position] for position in positions]
         modules = [member for member in members if isinstance(member, ModuleEncoder)]
-        shared = len(modules) == len(members) > 1
-        tokens = modules[0].tokens_of(modules, images) if shared else [member.tokens(images) for member in members]
+        if len(modules) == len(members) > 1:
+            tokens = modules[0].tokens_of(modules, images)
+        else:
+            once = {member.fingerprint: member for member in members}
+            own = {fingerprint: member.tokens(images) for fingerprint, member in once.items()}
+            tokens = [own[member.fingerprint] for member in members]
         found.update(zip(positions, tokens, strict=True))
     return [as_stored(found[position], dtype=encoder.dtype) for position, encoder in enumerate(encoders)]
+
+
+def _way(forward: Forward) -> str:
+    """Which forward function it is: where it is written, so that loading twice gives one; else the very object."""
+    name = getattr(forward, "__qualname__", None)
+    return f"object {id(forward)}" if name is None else f"{forward.__module__}:{name}"
 
 
 def _share_weights(module: nn.Module, *, key: tuple[str, str, str]) -> None:

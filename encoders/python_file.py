@@ -2,7 +2,8 @@
 
 The function (by default `load_encoder`) takes an `EncoderSpec` and the keyword `device` and returns an `Encoder`,
 just as an entry point does. Naming the file is what runs it: no spec from elsewhere can name code by accident.
-The bytes of the file are part of the fingerprint, so that edited code never returns old features.
+The bytes of the file are part of the fingerprint, so that edited code never returns old features; so is the name of
+a function other than `load_encoder`, for functions of one file may give encoders that differ in their code alone.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def load_python_file(spec: EncoderSpec, *, device: str) -> Encoder:
         raise EncoderError(f"encoder {spec}: {function} of {path} fails: {what}") from error
     if not isinstance(encoder, Encoder):
         raise EncoderError(f"encoder {spec}: {function} of {path} gives a {type(encoder).__name__}, not an Encoder")
-    encoder.code = code
+    encoder.code = code if function == DEFAULT else f"{code}:{function}"
     encoder.fingerprint = encoder.identity()
     return encoder
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from encoders import load_encoder
 from encoders.conformance import check, main
 from encoders.demo import demo_names
 from encoders.errors import EncoderError
+from encoders.module import ModuleEncoder, tokens_together
+from encoders.options import Layer
+from encoders.pooling import TokenGrid, from_map
+from encoders.spec import EncoderSpec
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "own_encoder.md"
@@ -253,3 +258,76 @@ def test_edited_file_has_another_fingerprint(tmp_path: Path) -> None:
     assert load_encoder(f"y=file:{file}:load_encoder").fingerprint == before
     file.write_text(file.read_text().replace("images.mean((2, 3))", "images.amax((2, 3))"))
     assert load_encoder(f"x=file:{file}").fingerprint != before
+
+
+TWO_WAYS = """
+import torch
+from torch import nn
+
+from encoders.module import ModuleEncoder
+from encoders.pooling import from_map
+from encoders.preprocess import Preprocess
+
+
+def made(spec, device, forward_of):
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 8, 16, 16)
+    seen = Preprocess(
+        resize="exact", size=(32, 32), interpolation="bicubic", crop=None, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    return ModuleEncoder(
+        spec, module=net, forward=forward_of(net), preprocess=seen, architecture={"net": "conv"}, device=device
+    )
+
+
+def plain(net):
+    def forward(images, layers):
+        return [from_map(net(images)) for _ in layers]
+
+    return forward
+
+
+def load_encoder(spec, *, device):
+    return made(spec, device, plain)
+
+
+def squared(spec, *, device):
+    return made(spec, device, lambda net: lambda images, layers: [from_map(net(images) ** 2) for _ in layers])
+"""
+
+
+def test_encoders_that_differ_in_their_code_alone_share_nothing(tmp_path: Path) -> None:
+    """One network and three functions that run it, in two files: each encoder's tokens are its own."""
+    path, other = tmp_path / "ways.py", tmp_path / "other.py"
+    path.write_text(TWO_WAYS)
+    other.write_text(TWO_WAYS.replace("net(images)) for", "net(images).abs()) for"))
+    specs = [f"plain=file:{path}", f"squared=file:{path}:squared", f"abs=file:{other}", f"pooled=file:{path}?pool=1x1"]
+    encoders = [load_encoder(spec) for spec in specs]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain, squared, absolute, pooled = tokens_together(encoders, images)
+    assert plain.min() < 0
+    assert torch.allclose(squared, plain**2) and torch.allclose(absolute, plain.abs())
+    assert torch.allclose(pooled, plain.mean(1, keepdim=True), atol=1e-6)
+    assert len({encoder.fingerprint for encoder in encoders}) == 4
+    assert len({encoder.pass_key for encoder in encoders}) == 3 and encoders[0].pass_key == encoders[3].pass_key
+    code = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [encoder.code for encoder in encoders[:2]] == [code, f"{code}:squared"]  # of the first, as it always was
+
+
+def test_callable_objects_share_a_pass_with_themselves_alone() -> None:
+    class Way:
+        def __init__(self, power: int) -> None:
+            self.power = power
+
+        def __call__(self, images: Tensor, layers: Sequence[Layer]) -> list[TokenGrid]:
+            return [from_map(images**self.power) for _ in layers]
+
+    def key(way: Way) -> str:
+        spec, net = EncoderSpec.parse("timm:x"), torch.nn.Conv2d(1, 1, 1)
+        more: dict[str, Any] = {"architecture": {}, "device": "cpu", "preprocess": seen}
+        net.load_state_dict(weights)
+        return ModuleEncoder(spec, module=net, forward=way, **more).pass_key
+
+    seen, weights = load_encoder("demo:vit").preprocess, torch.nn.Conv2d(1, 1, 1).state_dict()
+    one, other = Way(1), Way(2)
+    assert key(one) == key(one) != key(other)

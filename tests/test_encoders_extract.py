@@ -259,6 +259,21 @@ def test_other_weights_or_another_resolution_never_see_old_features(tmp_path: Pa
         extract(paths, encoders[1:2], root=root, progress="none")
 
 
+def test_one_encoder_under_two_names_fills_both_stores_in_one_pass(tmp_path: Path) -> None:
+    """As two copies of a checkpoint's folder are: a store is named after its encoder."""
+    log, root, paths = tmp_path / "log", tmp_path / "root", numbered(tmp_path / "a", 5)
+    one, other = Told("told", log=log), Told("told", log=log)
+    other.name = "told:copy"
+    assert one.fingerprint == other.fingerprint
+    digests = list(extract(paths, [one, other], root=root, batch_size=4, progress="none").values())
+    assert encoded(log) == list(range(5))
+    first, second = (FeatureStore(root, encoder) for encoder in (one, other))
+    assert first.folder != second.folder and len(first) == len(second) == 5
+    assert torch.equal(first.read(digests).tokens, second.read(digests).tokens)
+    extract(paths, [other, one, one], root=root, batch_size=4, progress="none")
+    assert encoded(log) == list(range(5))
+
+
 def test_variants_of_one_model_share_a_pass_and_views_have_their_own_entries(tmp_path: Path) -> None:
     open_clip_folder(tmp_path / "clip")
     specs = [f"clip=open_clip:{tmp_path}/clip?dtype=fp32", f"pooled=open_clip:{tmp_path}/clip?pool=2x2&dtype=fp32"]
