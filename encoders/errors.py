@@ -21,6 +21,10 @@ class UnreadableError(StoreError):
     """A file of a store that cannot be read at the moment, which is no reason to think that it is damaged."""
 
 
+class ForeignError(StoreError):
+    """A store or a part of another format, or a store under another folder's name, which is not damaged for that."""
+
+
 class ImageError(ValueError):
     """Image files that are missing or cannot be decoded.
 

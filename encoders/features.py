@@ -1,8 +1,9 @@
 """`python -m encoders.features list|verify|repair FOLDER`: what lies in a folder of stored features.
 
 `list` says what is there, `verify` reads every byte and names what is damaged, `repair` removes what is damaged
-and what killed processes left, so that the next extraction computes exactly that again. FOLDER is a store, or a
-folder of stores such as cache/features.
+and what killed processes left, so that the next extraction computes exactly that again. A store of another format, or
+under another name than its own, is named and left as it is. FOLDER is a store, or a folder of stores such as
+cache/features.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from encoders.durable import sweep
-from encoders.errors import StoreError, UnreadableError
+from encoders.errors import ForeignError, StoreError, UnreadableError
 from encoders.index import INDEX
 from encoders.part_list import PartList, part_sizes
 from encoders.parts import Part
@@ -39,11 +40,16 @@ def damaged_files(folder: Path, *, progress: bool = False) -> Iterator[tuple[Pat
     """Each damaged file of a store, and what is wrong with it; every byte is read.
 
     Raises:
+        ForeignError: the store is of another format, or under another name.
         UnreadableError: a file cannot be read, which says nothing of what it holds.
     """
+    known = True
     try:
         StoreMeta.read(folder / META)
+    except (ForeignError, UnreadableError):
+        raise
     except StoreError as error:
+        known = False
         yield folder / META, str(error)
     sizes, whole = part_sizes(folder), True
     with tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc=folder.name, disable=not progress) as bar:
@@ -53,6 +59,8 @@ def damaged_files(folder: Path, *, progress: bool = False) -> Iterator[tuple[Pat
             except UnreadableError:
                 raise
             except StoreError as error:
+                if isinstance(error, ForeignError) and not known:  # else the store is this version's, and a byte is not
+                    raise
                 whole = False
                 yield folder / name, str(error)
             bar.update(size)
@@ -69,7 +77,8 @@ def repair(folder: Path, *, progress: bool = False) -> list[Path]:
     """Removes damaged files and leftovers, and writes the index again; returns the damaged files.
 
     Raises:
-        StoreError: the folder cannot be written, or a file in it not be read; nothing is removed then.
+        StoreError: the folder cannot be written, a file in it cannot be read, or the store is of another format or
+            under another name; nothing is removed then.
     """
     damaged = [file for file, _ in damaged_files(folder, progress=progress)]
     try:
@@ -98,7 +107,7 @@ def describe(folder: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0; 1 where something is damaged and stays so, or cannot be read."""
+    """Exit status 0; 1 where something is damaged and stays so, cannot be read, or is of another format or name."""
     parser = argparse.ArgumentParser(
         prog="python -m encoders.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,8 +116,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         stores = find_stores(args.folder)
-        return sum(_act(args.action, store) for store in stores) and 1
+        return sum(_each(args.action, store) for store in stores) and 1
     except (StoreError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def _each(action: str, folder: Path) -> int:
+    """As `_act`; a store of which that cannot be said or done is named, and does not keep it from the others."""
+    try:
+        return _act(action, folder)
+    except StoreError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.durable import write_whole
-from encoders.errors import StoreError
+from encoders.errors import ForeignError, StoreError
 from encoders.tensor_file import NUMPY, REPAIR, Tensor, TensorFile, raw, write_tensors
 
 STORED = {"fp16": "F16", "fp32": "F32", "bf16": "BF16"}
@@ -43,6 +43,7 @@ class Part:
         checked: for each image the digest under which it was found intact, in hex; None where it was not looked at yet.
 
     Raises:
+        ForeignError: the part is of another format.
         StoreError: the file is torn, its table altered, or it is no part.
     """
 
@@ -51,7 +52,8 @@ class Part:
         self._tensors = TensorFile(file)
         kinds, metadata = self._tensors.kinds(), self._tensors.metadata
         if not {*TABLE, "tokens"} <= set(kinds) or metadata.get("format") != FORMAT:
-            raise StoreError(f"{file} is not a part of a feature store of format {FORMAT}")
+            kind = ForeignError if metadata.get("format", FORMAT) != FORMAT else StoreError
+            raise kind(f"{file} is not a part of a feature store of format {FORMAT}")
         self.plan, self.size = metadata.get("plan", ""), self._tensors.size
         self.count = kinds["digests"][1][0]
         self.kind, (self._rows, self.width) = kinds["tokens"][0], kinds["tokens"][1]

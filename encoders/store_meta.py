@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from encoders.durable import write_whole
-from encoders.errors import StoreError
+from encoders.errors import ForeignError, StoreError, UnreadableError
 from encoders.parts import FORMAT
 
 META = "meta.json"
@@ -58,7 +58,8 @@ class StoreMeta:
         """From a store's folder.
 
         Raises:
-            StoreError: the file is absent, altered, or describes another folder.
+            ForeignError: the file is of another format, or describes another folder.
+            StoreError: it is absent or altered, or cannot be read.
         """
         values = _read(file)
         try:
@@ -68,7 +69,10 @@ class StoreMeta:
         except (KeyError, TypeError) as error:
             raise StoreError(f"{file} does not describe a feature store: {error}") from error
         if meta.folder != file.parent.name:
-            raise StoreError(f"{file} describes {meta.folder}, which is not its folder's name")
+            raise ForeignError(
+                f"{file} describes {meta.folder}, which is not its folder's name: give the folder that name, or move "
+                "it out of the folder of stores"
+            )
         return meta
 
     def write(self, file: Path) -> None:
@@ -110,12 +114,14 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {file}: {' '.join(str(error).split())}") from error
+        kind = StoreError if isinstance(error, (FileNotFoundError, ValueError)) else UnreadableError
+        raise kind(f"cannot read {file}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise StoreError(f"{file} does not describe a feature store")
     if str(values.get("format")) != FORMAT:
-        raise StoreError(
-            f"{file} is of format {values.get('format')}, this version reads {FORMAT}: delete the folder, extract again"
+        raise ForeignError(
+            f"{file} is of format {values.get('format')}, this version reads {FORMAT}: move the folder away and "
+            "extract again, or use the version that wrote it"
         )
     if values.pop("sha256", None) != _checksum(values):
         raise StoreError(f"{file} is altered: its checksum does not fit; move the folder away and extract again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -28,7 +29,7 @@ from test_encoders_store import META, A, B, C
 
 from encoders import features, part_list, tensor_file
 from encoders.durable import WriterLock
-from encoders.errors import StoreError
+from encoders.errors import ForeignError, StoreError
 from encoders.index import INDEX, DigestTable, read_index
 from encoders.parts import Part
 from encoders.store import FeatureStore, StoreMeta
@@ -517,6 +518,55 @@ def test_the_commands_say_what_is_there_and_mend_it(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert features.main(["list", str(tmp_path / "nowhere")]) == 1
     assert "holds no stored features" in capsys.readouterr().err
+
+
+def as_format(folder: Path, version: int) -> None:
+    """The store as another version would write it: its own checksum fits."""
+    values = json.loads((folder / META_FILE).read_text())
+    del values["sha256"]
+    values["format"] = version
+    checksum = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    (folder / META_FILE).write_text(json.dumps({**values, "sha256": checksum}))
+    for part in folder.glob("part-*"):
+        whole = part.read_bytes()
+        assert b'"format":"2"' in whole
+        part.write_bytes(whole.replace(b'"format":"2"', b'"format":"%d"' % version, 1))
+
+
+def test_stores_of_another_format_or_name_are_named_and_never_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = FeatureStore(tmp_path, META)
+    torn = [store.write_part([digest], torch.ones(1, 2, 3)) for digest in (A, B)][0]
+    copied, newer, bare = (tmp_path / name for name in ("copied", "newer", "bare"))
+    for folder in (copied, newer, bare):
+        shutil.copytree(store.folder, folder)
+    as_format(newer, 3)
+    as_format(bare, 3)
+    (bare / META_FILE).unlink()
+    torn.write_bytes(torn.read_bytes()[:-1])
+    others = {file: file.read_bytes() for folder in (copied, newer, bare) for file in folder.iterdir()}
+    assert len(others) == 8
+    for action, status in (("verify", 1), ("repair", 1), ("list", 1), ("verify", 1)):
+        assert features.main([action, str(tmp_path)]) == status
+        said = capsys.readouterr().err
+        assert f"{copied / META_FILE} describes {store.folder.name}, which is not its folder's name: give" in said
+        assert f"{newer / META_FILE} is of format 3, this version reads 2: move" in said
+        assert f"cannot read {bare / META_FILE}" in said or "is not a part of a feature store of format 2" in said
+        assert {file: file.read_bytes() for folder in (copied, newer, bare) for file in folder.iterdir()} == others
+    assert FeatureStore(tmp_path, META).missing([A, B]) == [A]  # this one's damage is mended all the same
+    for folder in (copied, newer, bare):
+        with pytest.raises(ForeignError):
+            features.repair(folder)
+    assert {file: file.read_bytes() for folder in (copied, newer, bare) for file in folder.iterdir()} == others
+
+
+def test_a_part_whose_format_alone_is_another_is_damaged(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, META)
+    part = [store.write_part([digest], torch.ones(1, 2, 3)) for digest in (A, B)][0]
+    part.write_bytes(part.read_bytes().replace(b'"format":"2"', b'"format":"3"', 1))
+    assert features.repair(store.folder) == [part]
+    assert FeatureStore(tmp_path, META).missing([A, B]) == [A]
 
 
 def test_the_commands_start_without_torch() -> None:
