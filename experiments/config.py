@@ -135,9 +135,9 @@ def read_config(path: Path) -> RunConfig:
     except FileNotFoundError as error:
         raise ConfigError(f"--config {path}: there is no such file") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is not JSON: {error}") from error
+        raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"--config {path} must hold a JSON object, it holds a {type(values).__name__}")
+        raise ConfigError(f"{path} must hold a JSON object, it holds a {type(values).__name__}")
     return RunConfig.from_dict(values)
 
 

@@ -79,7 +79,8 @@ def load_run_model(
         data: where the datasets lie now; None for where they lay.
 
     Raises:
-        ConfigError: the run has no such task, encoder, seed or finished model; data or encoders are not the run's.
+        ConfigError: the folder is not a run's; the run has no such task, encoder, seed or finished model; data or
+            encoders are not the run's.
     """
     from experiments.data import find_data, read_tasks
     from experiments.errors import ConfigError, near
@@ -91,6 +92,7 @@ def load_run_model(
     from experiments.training.launch import make_accelerator
     from experiments.workshop import build_model
 
+    _refuse_no_run(folder)
     folder = folder.resolve()
     config = _config_of(folder, data=data, device=device)
     if task not in config.tasks:
@@ -115,6 +117,19 @@ def load_run_model(
     if load_weights(model, weights) is None:
         raise ConfigError(f"{weights}.safetensors is not there, or not finished: run the run's command again")
     return RunModel(model, config, job, read, encoders, accelerator)
+
+
+def _refuse_no_run(folder: Path) -> None:
+    """Refuses a folder that is not a run's, and names those beside it, or in `runs/`, that are. Raises ConfigError."""
+    from experiments.errors import ConfigError, near
+    from experiments.run_folder import CONFIG
+
+    if (folder / CONFIG).is_file():
+        return
+    places = dict.fromkeys((folder.parent, Path("runs")))
+    found = [str(path.parent) for place in places for path in sorted(place.glob(f"*/{CONFIG}"))]
+    nearest = f" {near(str(folder), found)}" if found else ""
+    raise ConfigError(f"{folder / CONFIG} is missing: is {folder} the folder of a finished run?{nearest}")
 
 
 def _config_of(folder: Path, *, data: str | None, device: str | None) -> RunConfig:

@@ -92,6 +92,23 @@ def test_what_a_run_does_not_have_is_refused_by_name(finished: Path, tmp_path: P
         load_run_model(copied, "vqa", device="cpu")
 
 
+def test_a_folder_that_is_no_run_is_told_from_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="dnoe/config.json is missing: is dnoe the folder of a finished run.$"):
+        load_run_model(Path("dnoe"), "vqa")
+    for name in ("done", "other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").touch()
+    for asked in ("runs/dnoe", "done"):
+        assert main([asked, "--task", "vqa", "--split", "val2014", "--out", "answers.json"]) == 1
+        said = f"{asked}/config.json is missing: is {asked} the folder of a finished run? did you mean 'runs/done'?"
+        assert f"{said} valid: runs/done, runs/other" in capsys.readouterr().err
+    assert main(["runs/done", "--task", "vqa", "--split", "val2014", "--out", "answers.json"]) == 1
+    assert "runs/done/config.json is not JSON" in (said := capsys.readouterr().err) and "--config" not in said
+
+
 def test_a_retrained_coalition_answers_with_its_own_model(finished: Path) -> None:
     home = finished.parent.parent
     made = replace(preset("tiny"), encoders={"vit": "demo:vit", "clip": "demo:clip"}, tasks=("vqa",), device="cpu")
@@ -122,7 +139,8 @@ def test_the_docs_page_reads_recall_and_its_floor_as_the_report_does(
 ) -> None:
     """Five captions an image: a mean over all queries is another number. No image, no cell: the floor is chance."""
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
-    code = code.replace('Path("runs/first")', f"Path({str(finished)!r})").replace("vqa.0.masked.drop.", "flickr30k.0.masked.mean.")
+    code = code.replace('Path("runs/first")', f"Path({str(finished)!r})")
+    code = code.replace("vqa.0.masked.drop.", "flickr30k.0.masked.mean.")
     exec(compile(code, str(PAGE), "exec"), {})  # noqa: S102
     said = {name: float(value) for name, _, value in map(str.split, capsys.readouterr().out.splitlines())}
     task = json.loads((finished / "results.json").read_text())["tasks"]["flickr30k"]

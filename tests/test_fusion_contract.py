@@ -49,7 +49,7 @@ def test_every_operator_has_its_facts_and_options() -> None:
 
 
 def test_an_operator_without_facts_is_told_where_they_belong() -> None:
-    with pytest.raises(pytest.fail.Exception, match=r"'mine' has no facts: add a line .* to FACTS in .*fusion_facts\.py"):
+    with pytest.raises(pytest.fail.Exception, match=r"'mine' has no facts: add .* to FACTS in .*fusion_facts\.py"):
         facts_of("mine")
 
 
