@@ -43,7 +43,8 @@ def build(
     from tasks.vocabulary import frequent_answers
 
     answers = _answers(task, folder, splits or SPLITS[task.name])
-    return frequent_answers(answers, min_count=MIN_COUNT[task.name] if min_count is None else min_count)
+    least = MIN_COUNT[task.name] if min_count is None else min_count
+    return frequent_answers(answers, min_count=least, setting="--min-count")
 
 
 def _answers(task: Task, folder: Path, splits: Sequence[str]) -> Iterator[str]:

@@ -51,17 +51,25 @@ def vqa_consensus(answer: str) -> str:
     return normalise(tidy(answer)).replace(",", "")
 
 
-def vqa_vocabulary(consensus: Iterable[str], *, min_count: int = VQA_MIN_COUNT) -> Vocabulary:
+def vqa_vocabulary(
+    consensus: Iterable[str], *, min_count: int = VQA_MIN_COUNT, setting: str = "min_count"
+) -> Vocabulary:
     """The VQAv2 vocabulary from the questions' `multiple_choice_answer`s.
+
+    Args:
+        setting: where `min_count` comes from, for messages.
 
     Raises:
         TaskError: no answer is the consensus of `min_count` questions.
     """
-    return frequent_answers((vqa_consensus(answer) for answer in consensus), min_count=min_count)
+    return frequent_answers((vqa_consensus(answer) for answer in consensus), min_count=min_count, setting=setting)
 
 
-def frequent_answers(answers: Iterable[str], *, min_count: int) -> Vocabulary:
+def frequent_answers(answers: Iterable[str], *, min_count: int, setting: str) -> Vocabulary:
     """Answers of at least so many questions, in order of first occurrence.
+
+    Args:
+        setting: where `min_count` comes from, for messages.
 
     Raises:
         TaskError: there are none.
@@ -70,7 +78,10 @@ def frequent_answers(answers: Iterable[str], *, min_count: int) -> Vocabulary:
     kept = tuple(answer for answer, count in counts.items() if count >= min_count)
     if not kept:
         most = max(counts.values(), default=0)
-        raise TaskError(f"min_count {min_count} leaves no answer: the most frequent one has {most} questions")
+        raise TaskError(
+            f"{setting}={min_count} leaves no answer: the most frequent one has {most} questions; nearest:"
+            f" {setting}={max(most, 1)}, or more questions (a higher evaluate.limit, where a run sets one)"
+        )
     return Vocabulary(kept)
 
 

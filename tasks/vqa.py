@@ -76,7 +76,9 @@ class Vqa(Task):
         consensus = (
             str(example.extra["consensus"]) for example in train.examples if "consensus" in example.extra
         )
-        return vqa_vocabulary(consensus, min_count=self.min_count)
+        return vqa_vocabulary(
+            consensus, min_count=self.min_count, setting=f"task_options.{self.name}.min_count"
+        )
 
     def value(self, answers: Sequence[Answer]) -> float:
         return mean_score(answers)

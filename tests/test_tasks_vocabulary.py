@@ -35,7 +35,11 @@ def test_vqa_vocabulary_of_train_and_val(tmp_path: Path, capsys: pytest.CaptureF
     objective = Vqa(vocabulary_file=str(file)).objective(load_task("vqa").read(tmp_path, "train2014"), 8)
     assert isinstance(objective, SoftTargetObjective) and objective.vocabulary.answers == ("", "2", "1000")
     assert main(["vqa", str(tmp_path), str(file), "--min-count", "20"]) == 2
-    assert "the most frequent one has 9 questions" in capsys.readouterr().err
+    said = "--min-count=20 leaves no answer: the most frequent one has 9 questions; nearest: --min-count=9"
+    assert said in capsys.readouterr().err
+    with pytest.raises(TaskError, match=r"task_options\.mine\.min_count=20 leaves .*\.min_count=9, .* evaluate\.limit"):
+        task = load_task("mine=vqa", min_count=20)
+        task.objective(task.read(tmp_path, "train2014"), 8)
 
 
 def test_gqa_vocabulary_is_every_answer_of_balanced_train_and_val(tmp_path: Path) -> None:
