@@ -33,14 +33,14 @@ def test_the_docs_page_runs(
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     printed = capsys.readouterr().out
-    assert re.search(r"^accuracy +50\.00 .* n 2$", printed, flags=re.MULTILINE)
+    assert re.search(r"^accuracy +50\.00 .* n 40$", printed, flags=re.MULTILINE)
     assert re.search(r"^coat=dark +100\.00", printed, flags=re.MULTILINE)
     task = load_task("mine=counting.py:Counting")
     answers = [task.judge(example, Prediction("2")) for example in task.read(tmp_path / "dots", "test").examples]
     assert (task.name, task.value(answers)) == ("mine", pytest.approx((0.5 + 1 + 0) / 3))
     baselines = task.baselines(task.read(tmp_path / "dots", "train"), task.read(tmp_path / "dots", "test"))
     assert (baselines.chance, baselines.majority) == (pytest.approx((3 + 4 * 0.5 - 2 * 0.5) / 9), pytest.approx(0.5))
-    assert _tasks_of_the_docs_command() == {"pets": 2, "dots": 3}
+    assert _tasks_of_the_docs_command() == {"pets": 40, "dots": 3}
 
 
 def _tasks_of_the_docs_command() -> dict[str, int]:
