@@ -92,6 +92,7 @@ def from_hf(config: Mapping[str, Any], *, size: tuple[int, int] | None = None) -
         centring="floor",
         scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else None,
         arithmetic="tensor" if name.startswith("DINOv3ViT") else "float64",
+        transparency="white" if config.get("do_convert_rgb") else "dropped",
     )
     if name.startswith("Levit") and base.resize == "shortest":
         return _levit(base, size or base.size, crop=size or base.crop)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ from encoders.errors import ImageError, StoreError, UndecodableError
 from encoders.preprocess import Preprocess
 
 FAILURES = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What PIL raises for files that it cannot decode."""
+"""What PIL raises for images that it cannot decode, or change."""
+BROKEN = (*FAILURES, RuntimeError, MemoryError, TypeError, LookupError, ArithmeticError, zlib.error)
+"""What its decoders raise beside for damaged files; raised by other code, these say nothing of an image."""
 AT_ONCE = 4096
 """Files that a pool is given at once."""
 TAILS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
@@ -50,7 +53,8 @@ def image_digest(path: Path) -> str:
 def find_problems(paths: Sequence[Path], pool: Executor) -> dict[Path, str]:
     """Finds files that are no images, or cut short, before any time is spent on encoding.
 
-    Only headers and endings are read; a file that does not end as its format does is decoded to make sure.
+    Only headers and endings are read; a file that has no header, or does not end as its format does, is decoded to make
+    sure.
 
     Returns:
         What is wrong with each file that cannot be decoded.
@@ -76,13 +80,26 @@ def decode(
         raise ImageError({str(path): _reason(error)}) from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise ImageError({str(path): "it changed while it was being read"})
+    image = loaded(path, data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            for preprocess, plane in zip(preprocesses, planes, strict=True):
-                plane.copy_(preprocess(image))
+        for preprocess, plane in zip(preprocesses, planes, strict=True):
+            plane.copy_(preprocess(image))
     except FAILURES as error:
         raise UndecodableError({str(path): _reason(error)}) from error
+
+
+def loaded(path: Path, data: bytes) -> Image.Image:
+    """The image that a file's bytes hold, decoded.
+
+    Raises:
+        UndecodableError: there is none.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except BROKEN as error:
+        raise UndecodableError({str(path): _reason(error)}) from error
+    return image
 
 
 class Undecodable:
@@ -137,13 +154,18 @@ def _problem(path: Path) -> str | None:
             handle.seek(0, io.SEEK_END)
             handle.seek(max(0, handle.tell() - 12))
             whole = tail is not None and handle.read().rstrip(b"\x00\r\n ").endswith(tail)
-        if not whole:
-            with Image.open(path) as image:
-                image.load()
-    except FAILURES as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's; PIL's own have no number
-            raise ImageError({str(path): _reason(error)}) from error
-        return _reason(error)
+    except BROKEN:
+        whole = False
+    if whole:
+        return None
+    try:
+        data = path.read_bytes()
+    except OSError as error:  # the system's: bytes in memory give none of these
+        raise ImageError({str(path): _reason(error)}) from error
+    try:
+        loaded(path, data)
+    except UndecodableError as error:
+        return error.problems[str(path)]
     return None
 
 

@@ -56,6 +56,8 @@ class Preprocess:
             `scale` in float64, then normalises in float32 (transformers). They differ in the last bit. `tensor`
             scales first, and resizes the float values with torch's antialiased filter (transformers' DINOv3).
         convert: whether the colour mode is changed before or after resizing; seen in palette images only.
+        transparency: `dropped` with the alpha channel, whose pixels show the colour that they have beneath it; or
+            `white` shines through (transformers' processors with `do_convert_rgb`).
         view: 0 is the plain image; another number cuts `window` out of it and enlarges that to the same size.
     """
 
@@ -71,6 +73,7 @@ class Preprocess:
     scale: float | None = 1 / 255
     arithmetic: Literal["float32", "float64", "tensor"] = "float32"
     convert: Literal["first", "last"] = "first"
+    transparency: Literal["dropped", "white"] = "dropped"
     view: int = 0
 
     def __post_init__(self) -> None:
@@ -112,10 +115,15 @@ class Preprocess:
         return draw.uniform(0, 1 - side), draw.uniform(0, 1 - side), side, side
 
     def describe(self) -> dict[str, Any]:
-        """The whole description as JSON values; part of the fingerprint."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The whole description as JSON values, but for transparency that is dropped; part of the fingerprint."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.transparency == "dropped":
+            del values["transparency"]
+        return values
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 h w"]:
+        if self.transparency == "white":
+            image = _on_white(image)
         if self.convert == "first" and image.mode != self.mode:
             image = image.convert(self.mode)
         if self.arithmetic == "tensor":
@@ -182,6 +190,12 @@ class Preprocess:
             new_height, new_width = round(height / ratio), round(width / ratio)
         if (new_width, new_height) == (width, height):
             return image
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and new_width * new_height > 2 * limit:  # where PIL refuses to decode, too
+            raise EncoderError(
+                f"its {width}x{height} pixels would become {new_width}x{new_height} before they are cut, more than "
+                f"{2 * limit}"
+            )
         return image.resize((new_width, new_height), INTERPOLATIONS[self.interpolation])
 
     def _cropped(self, image: Image.Image, crop: tuple[int, int]) -> Image.Image:
@@ -196,9 +210,18 @@ class Preprocess:
 
     def _padded(self, image: Image.Image, axis: int, before: int, length: int) -> Image.Image:
         size = (length, image.size[1]) if axis == 0 else (image.size[0], length)
-        fill = self.fill if image.mode == "RGB" else 0
-        canvas = Image.new(image.mode, size, fill)
+        bands = len(image.getbands())
+        fill = self.fill if image.mode == "RGB" else self.fill[:1] * bands  # open_clip pads grey, and converts later
+        canvas = Image.new(image.mode, size, fill if bands > 1 else fill[0])
         if image.mode == "P":
             canvas.putpalette(image.getpalette() or [])
         canvas.paste(image, (before, 0) if axis == 0 else (0, before))
         return canvas
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """As transformers converts to RGB: whatever is transparent, by a channel or a colour of its own, on white."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image
+    ground = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")

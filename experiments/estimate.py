@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 
 from encoders.base import Encoder
 from encoders.digests import digest_all
-from encoders.images import FAILURES
+from encoders.images import FAILURES, loaded
 from encoders.module import tokens_together
 from encoders.processors import decoding_threads
 from encoders.space import gigabytes, rooms
@@ -76,8 +75,8 @@ def pace(encoders: Sequence[Encoder], images: Sequence[Path]) -> Pace:
 
     def planes(path: Path) -> list[torch.Tensor] | None:
         try:
-            with Image.open(path) as image:
-                return [preprocess(image) for preprocess in preprocesses]
+            image = loaded(path, path.read_bytes())
+            return [preprocess(image) for preprocess in preprocesses]
         except FAILURES:  # the extraction says what is wrong with it
             return None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import torch
 from encoders_checkpoints import timm_checkpoint
 from encoders_folders import convnext_processor, hf_folder, open_clip_folder, picture, timm_folder
 from huggingface_hub.errors import EntryNotFoundError
+from PIL import Image
 from safetensors.torch import save_file
 
 from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.described import from_hf, from_open_clip, from_timm
 from encoders.errors import EncoderError
+from encoders.preprocess import Preprocess
 from encoders.timm_encoder import built
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
@@ -240,6 +244,53 @@ def test_hf_pixels(size: tuple[int, int], mode: str, kind: str) -> None:
     described = {**processor.to_dict(), "image_processor_type": f"{kind}ImageProcessor"}
     expected = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
     assert torch.equal(from_hf(described)(image), expected)
+
+
+def transparent(mode: str, size: tuple[int, int]) -> Image.Image:
+    """A picture with an alpha channel; `tRNS` after a mode: with one transparent colour, as PNG has it."""
+    plain, _, one = mode.partition(" ")
+    image = picture(4, size=size, mode=plain)
+    if one:
+        file = io.BytesIO()
+        colour = image.getpixel((0, 0))
+        image.save(file, "PNG", transparency=colour)
+        return Image.open(file)
+    if plain.endswith("A"):
+        image.putalpha(Image.linear_gradient("L").resize(size))
+    return image
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P tRNS", "L tRNS", "RGB tRNS", "CMYK", "1", "I;16"])
+@pytest.mark.parametrize("size", SHAPES[::3])
+def test_transparency_is_what_each_library_makes_of_it(size: tuple[int, int], mode: str) -> None:
+    """transformers puts it on white where it converts to RGB; open_clip and timm drop it, and pad grey."""
+    import transformers
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from timm.data import create_transform
+
+    means: dict[str, Any] = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    clip = {"size": (48, 64), "interpolation": "bicubic", "resize_mode": "longest", "fill_color": 127, **means}
+    vit = {"input_size": (3, 48, 64), "interpolation": "bicubic", "crop_mode": "border", "crop_pct": 0.9, **means}
+    processors = [
+        transformers.CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 80, "width": 49}),
+        transformers.ViTImageProcessorPil(size={"height": 48, "width": 64}, do_convert_rgb=True),
+    ]
+    image = transparent(mode, size)
+    for processor in processors:
+        expected = processor(image, return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(from_hf(processor.to_dict())(image), expected)
+    kept = transformers.ViTImageProcessorPil(size={"height": 48, "width": 64})
+    opaque = kept(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(from_hf(kept.to_dict())(image), opaque)
+    assert torch.equal(from_open_clip(clip)(image), image_transform_v2(PreprocessCfg(**clip), is_train=False)(image))
+    assert torch.equal(from_timm(vit)(image), create_transform(**vit)(image.convert("RGB")))
+
+
+def test_transparency_is_described_where_it_shows() -> None:
+    """Elsewhere the description is what it always was, and so are fingerprints."""
+    plain = Preprocess("exact", (64, 64), "bicubic", None, (0.5,) * 3, (0.5,) * 3)
+    assert "transparency" not in plain.describe()
+    assert replace(plain, transparency="white").describe() == {**plain.describe(), "transparency": "white"}
 
 
 def test_loaded_encoder_has_its_checkpoints_preprocessing(tmp_path: Path) -> None:

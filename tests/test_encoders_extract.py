@@ -8,7 +8,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,16 +18,18 @@ import torch
 from encoders_folders import open_clip_folder, picture, pictures, timm_folder
 from extraction_workers import PLAIN, Told, numbered
 from PIL import Image
+from PIL import features as pil
 from test_encoders_store import META
 from torch import Tensor
 
 from encoders import load_encoder
 from encoders.base import Encoder, FileEncoder, Rows
 from encoders.durable import PATIENCE
-from encoders.errors import EncoderError, ImageError, StoreError
+from encoders.errors import EncoderError, ImageError, StoreError, UndecodableError
 from encoders.extract import Shard, extract
-from encoders.images import Undecodable, image_digest
+from encoders.images import Undecodable, decode, image_digest
 from encoders.plan import Plan
+from encoders.preprocess import Preprocess
 from encoders.space import rooms
 from encoders.store import FeatureStore
 from experiments.errors import user_errors
@@ -231,6 +233,65 @@ def test_undecodable_images_are_left_out_on_request_and_put_on_record(tmp_path: 
     assert reasons[image_digest(cut)].startswith("0002.jpg (")
     with pytest.raises(ImageError, match="0002.jpg"):
         extract(paths, [Told("told")], root=root, progress="none")
+
+
+def damaged_files(folder: Path) -> dict[str, Path]:
+    """Files at whose decoding PIL raises what it raises for no JPEG or PNG."""
+    folder.mkdir()
+    found = {kind: folder / f"image.{kind}" for kind in ("dds", "pcx", *(["avif"] if pil.check("avif") else []))}
+    for kind, path in found.items():
+        picture(1, mode={"dds": "RGBA", "pcx": "P", "avif": "RGB"}[kind]).save(path)
+        whole = path.read_bytes()
+        if kind == "dds":
+            path.write_bytes(whole[:80] + b"\x04\0\0\0XXXX" + whole[88:])  # an unknown FourCC
+        elif kind == "pcx":
+            path.write_bytes(whole[:300])  # too short for a palette
+        else:
+            data = whole.index(b"mdat") + 4
+            path.write_bytes(whole[:data] + bytes(36) + whole[data + 36 :])
+    return found
+
+
+def test_whatever_a_decoder_raises_the_image_is_named(tmp_path: Path) -> None:
+    raised = {"dds": NotImplementedError, "pcx": OSError, "avif": RuntimeError}
+    for kind, path in damaged_files(tmp_path / "images").items():
+        with pytest.raises(raised[kind]), Image.open(path) as image:
+            image.load()
+        good = numbered(tmp_path / "images", 2)
+        with pytest.raises(ImageError, match=f"image.{kind}"):
+            extract([*good, path], [Told("told")], root=tmp_path / "refused", progress="none")
+        options: dict[str, Any] = {"root": tmp_path / kind, "progress": "none", "undecodable": "exclude"}
+        assert list(extract([*good, path], [Told("told")], **options)) == good
+        with pytest.raises(UndecodableError, match=f"image.{kind}"):
+            decode(path, image_digest(path), [], [])
+
+
+def test_errors_of_preprocessing_are_not_the_images(tmp_path: Path) -> None:
+    class Failing(Preprocess):
+        def __call__(self, image: Image.Image) -> Tensor:
+            raise RuntimeError("no such kernel")
+
+    encoder = Told("told")
+    encoder.preprocess = Failing(**asdict(PLAIN))
+    options: dict[str, Any] = {"root": tmp_path / "root", "progress": "none", "undecodable": "exclude"}
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        extract(numbered(tmp_path / "a", 2), [encoder], **options)
+    assert not Undecodable(tmp_path / "root").reasons()
+
+
+def test_a_strip_that_would_be_enlarged_beyond_all_measure_is_named(tmp_path: Path) -> None:
+    """A file of 268 bytes; by hand: 65,000 x 224 across, 224 down, of which 224 x 224 would be cut."""
+    good, strip = numbered(tmp_path / "a", 2), tmp_path / "a" / "strip.png"
+    Image.new("RGB", (65000, 1)).save(strip)
+    encoder = Told("told")
+    encoder.preprocess = replace(PLAIN, resize="shortest", size=(224, 224), crop=(224, 224))
+    options: dict[str, Any] = {"root": tmp_path / "root", "progress": "none"}
+    words = "strip.png .its 65000x1 pixels would become 14560000x224 before they are cut, more than 178956970"
+    with pytest.raises(ImageError, match=words):
+        extract([*good, strip], [encoder], **options)
+    assert list(extract([*good, strip], [encoder], undecodable="exclude", **options)) == good
+    long = Image.new("RGB", (600, 1))  # 134,400 x 224 pixels are fine
+    assert encoder.preprocess(long).shape == (3, 224, 224)
 
 
 def test_of_many_images_that_do_not_decode_the_command_that_lists_them_is_named(tmp_path: Path) -> None:
