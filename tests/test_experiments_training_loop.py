@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,16 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(toy: Toy) -> None:
     losses = [toy.train(f"in {parts}", accumulate=parts, lr=1e-3, **only)[1]["losses"] for parts in (1, 3)]
     assert losses[0][0][1] != losses[0][-1][1]
     assert [loss for _, loss in losses[1]] == pytest.approx([loss for _, loss in losses[0]], rel=1e-4)
+
+
+def test_losses_are_recorded_up_to_the_last_step(toy: Toy) -> None:
+    """Also where training is shorter than the interval, or stops early: here after the second equal validation."""
+    each = [loss for _, loss in toy.train("each", log_steps=1)[1]["losses"]]
+    for every, patience, parts in ((50, None, [8]), (5, None, [5, 3]), (50, 1, [4])):
+        _, record = toy.train(f"{every} {patience}", log_steps=every, patience=patience)
+        ends = list(accumulate(parts))
+        means = [sum(each[end - part : end]) / part for end, part in zip(ends, parts, strict=True)]
+        assert record["losses"] == [(end, pytest.approx(mean)) for end, mean in zip(ends, means, strict=True)]
 
 
 def test_frozen_parts_stay_and_the_rest_learns(toy: Toy) -> None:

@@ -24,11 +24,11 @@ def test_losses_and_validations_are_in_tensorboard_files(tmp_path: Path) -> None
     _, record = toy.train("one")
     found = EventAccumulator(str(tmp_path / "runs" / "toy" / "train" / "trackers" / "toy-toy-masked-0")).Reload()
     events = {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
-    assert [step for step, _ in events["train/loss"]] == [3, 6]
+    assert [step for step, _ in events["train/loss"]] == [3, 6, 8]
     assert [value for _, value in events["train/loss"]] == pytest.approx([loss for _, loss in record["losses"]])
     assert events["select/gqa"] == [(step, 0.5) for step in (2, 4, 6, 8)]
-    assert [step for step, _ in events["train/waiting"]] == [3, 6]
-    assert [value for _, value in events["train/lr"]] == pytest.approx([1e-2 * 6 / 7, 1e-2 * 3 / 7])
+    assert [step for step, _ in events["train/waiting"]] == [3, 6, 8]
+    assert [value for _, value in events["train/lr"]] == pytest.approx([1e-2 * 6 / 7, 1e-2 * 3 / 7, 1e-2 / 7])
 
 
 def test_models_are_runs_of_one_project(monkeypatch: pytest.MonkeyPatch) -> None:

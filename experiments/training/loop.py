@@ -158,10 +158,11 @@ class Loop:
         return [group.to(self.accelerator.device) for group in part]
 
     def _log(self) -> None:
-        mean = self._take_running() / self.settings.log_steps
+        count = self.progress.step % self.settings.log_steps or self.settings.log_steps  # fewer where training ends
+        mean = self._take_running() / count
         scaled, skipped = self.accelerator.scaler is not None, self._skipped
         self._skipped = 0
-        if skipped == self.settings.log_steps or (not scaled and not math.isfinite(mean)):  # some steps may overflow
+        if skipped == count or (not scaled and not math.isfinite(mean)):  # some steps may overflow
             raise self._broken(f"the loss of steps up to {self.progress.step} is {mean}")
         self.progress.losses.append((self.progress.step, mean))
         rate, waiting = self._optimizer.param_groups[0]["lr"], self._clock.waiting() or 0.0
@@ -244,12 +245,14 @@ class Loop:
         return True
 
     def finish(self) -> None:
-        """Leaves the model with the weights that are to be kept.
+        """Records the loss up to the last step, and leaves the model with the weights that are to be kept.
 
         Raises:
-            ConfigError: those of the last step are not finite.
+            ConfigError: those of the last step, or its loss, are not finite.
         """
         self._refuse_broken()
+        if self.progress.step % self.settings.log_steps:
+            self._log()
         if self._best is not None:
             self.model.load_state_dict(self._best)
         elif self.average is not None:

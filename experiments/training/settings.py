@@ -55,7 +55,7 @@ class TrainConfig:
         patience: validations without a better one after which training stops; None to never stop early.
         checkpoint_steps: steps between checkpoints, from which a killed run goes on; None for none.
         trials: settings that you tried before you chose these; recorded in every model's budget, and used for nothing.
-        log_steps: steps of which the mean loss is recorded.
+        log_steps: steps of which the mean loss is recorded; where training ends, that of the steps since.
         trackers: of accelerate, by name; None for tensorboard.
     """
 
