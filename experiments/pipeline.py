@@ -106,7 +106,9 @@ def run_pipeline(config: RunConfig, *, share: Share, say: Callable[[str], None])
         _side_files(config, data, bank, encoders)
         finish("side files")
         if not (folder / "environment.json").exists():
-            write_json(folder / "environment.json", {**environment(accelerator, encoders), "seconds": timings})
+            # What earlier calls did is merely loaded in this one; how long training took in all is in train/*.json.
+            found = {**environment(accelerator, encoders), "seconds_of_this_call": timings}
+            write_json(folder / "environment.json", found)
         report = write_report(folder)
         for line in summary_lines(report.results):
             say(line)

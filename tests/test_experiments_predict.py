@@ -151,6 +151,12 @@ def test_the_docs_page_reads_recall_and_its_floor_as_the_report_does(
     assert said == {name: pytest.approx(one["value"], abs=1e-5) for name, one in values.items()}
 
 
+def test_times_in_the_provenance_are_said_to_be_of_one_call(finished: Path) -> None:
+    """What an earlier call did is loaded in a second, which is not the time that it took."""
+    page = (finished / "report.md").read_text().replace("\\", "")
+    assert "environment.seconds_of_this_call.vqa: masked, seed 0" in page and "environment.seconds." not in page
+
+
 def test_the_docs_page_names_every_file(finished: Path) -> None:
     listed = PAGE.read_text()
     for path in finished.iterdir():
