@@ -38,6 +38,8 @@ COVERED = ("ConvNext", "Beit", "Levit", "DINOv3ViT")
 """Image processors with steps of their own that `encoders.described.from_hf` follows."""
 TOKENLESS = ("pooler", "mask_token")
 """Parts of a model on which no token of an image depends; a checkpoint may lack them."""
+PYRAMIDS = {"dinov3_convnext": 1, "swin": 0, "swinv2": 0, "donut-swin": 0, "levit": 0, "focalnet": 0}
+"""Kinds of model that give fewer tokens than patches -> how many prefix tokens those begin with."""
 SHOWN = 4
 """Names of weights in a message, at most."""
 
@@ -191,10 +193,19 @@ def _with_layout(states: Tensor, images: Tensor, config: Any) -> TokenGrid:
         if num_prefix > 0:
             raise ValueError(f"{length} tokens are more than {rows}x{columns} patches with class and register tokens")
     # Fewer tokens than patches: a pyramid, without a prefix (Swin) or after its pooled token (DINOv3's ConvNeXt).
-    for num_prefix in (0, 1):
-        shape = grid_shape(length - num_prefix, height=height, width=width)
-        if shape is not None:
-            return from_sequence(states, num_prefix=num_prefix, rows=shape[0], columns=shape[1])
+    known = PYRAMIDS.get(config.model_type)
+    shapes = {
+        num_prefix: shape
+        for num_prefix in ((0, 1) if known is None else (known,))
+        if (shape := grid_shape(length - num_prefix, height=height, width=width)) is not None
+    }
+    if len(shapes) > 1:
+        readings = " and ".join(f"{rows}x{columns} after {prefix}" for prefix, (rows, columns) in shapes.items())
+        raise ValueError(
+            f"{length} tokens of a {config.model_type} may be {readings} prefix tokens; a larger size tells them apart"
+        )
+    for num_prefix, (rows, columns) in shapes.items():
+        return from_sequence(states, num_prefix=num_prefix, rows=rows, columns=columns)
     raise ValueError(f"{length} tokens of width {states.shape[2]} are no grid of a {height}x{width} image")
 
 

@@ -156,8 +156,7 @@ def _with_layout(trunk: Any, features: Any, images: Tensor) -> TokenGrid:
         return from_map(features)
     height, width = int(images.shape[2]), int(images.shape[3])
     patches: Any = getattr(trunk, "patch_embed", None)
-    prefixes = (int(trunk.num_prefix_tokens),) if hasattr(trunk, "num_prefix_tokens") else (0, 1)
-    for num_prefix in prefixes:
+    for num_prefix in _prefixes(trunk):
         grid: tuple[int, int] | None = grid_shape(features.shape[1] - num_prefix, height=height, width=width)
         if hasattr(patches, "dynamic_feat_size"):
             grid = patches.dynamic_feat_size((height, width))
@@ -169,6 +168,13 @@ def _with_layout(trunk: Any, features: Any, images: Tensor) -> TokenGrid:
     raise ValueError(
         f"{type(trunk).__name__} gives {features.shape[1]} tokens of a {height}x{width} image, which are no grid{hint}"
     )
+
+
+def _prefixes(trunk: Any) -> tuple[int, ...]:
+    """How many prefix tokens a model may have: what it says, or one where it has a class token (CoaT, VOLO)."""
+    if hasattr(trunk, "num_prefix_tokens"):
+        return (int(trunk.num_prefix_tokens),)
+    return (1,) if any("cls_token" in name for name, _ in trunk.named_parameters()) else (0, 1)
 
 
 def _create(source: str, size: tuple[int, int] | None, **pinned: Any) -> nn.Module:

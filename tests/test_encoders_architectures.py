@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from transformers import AutoImageProcessor, AutoModel, ViTModel
 
 from encoders import load_encoder
 from encoders.errors import EncoderError
+from encoders.hf_encoder import _with_layout
+from encoders.timm_encoder import trunk_forward
 
 PT = {"format": "pt"}
 SHAPES = [(250, 180), (180, 250), (40, 300)]
@@ -119,6 +122,26 @@ def test_timm_other_sizes(tmp_path: Path, name: str, size: tuple[int, int]) -> N
     transform = create_transform(**resolve_model_data_config(model, args={"input_size": (3, *size)}))
     for shape in SHAPES:
         assert torch.equal(encoder.preprocess(picture(1, size=shape)), transform(picture(1, size=shape)))
+
+
+@torch.no_grad()
+def test_tokens_before_a_row_of_cells_are_told_from_cells(tmp_path: Path) -> None:
+    """At 32 down the last stage has one row: a class token and 2 cells are as many as 3 cells."""
+    hf_checkpoint(tmp_path / "dino", "dinov3_convnext")
+    for height, width in ((32, 64), (64, 128)):
+        for name, num_prefix, stride in (("coat_lite_tiny", 1, 32), ("mixer_s16_224", 0, 16)):
+            model = timm.create_model(name, img_size=(height, width)).eval()
+            tokens = trunk_forward(model)(noise((height, width)), [None])[0]
+            cells = (height // stride, width // stride)
+            assert (tokens.prefix.shape[1], *tokens.grid.shape[1:3]) == (num_prefix, *cells)
+        encoder = load_encoder(f"hf:{tmp_path}/dino?size={height}x{width}")
+        assert (encoder.num_prefix, *encoder.grid) == (1, height // 32, width // 32)
+    unknown = SimpleNamespace(model_type="kind")
+    square = _with_layout(torch.zeros(1, 5, 8), noise((64, 64)), unknown)
+    assert square.prefix.shape[1] == 1 and square.grid.shape[1:3] == (2, 2)
+    words = "3 tokens of a kind may be 1x3 after 0 and 1x2 after 1 prefix tokens; a larger size tells them apart"
+    with pytest.raises(ValueError, match=words):
+        _with_layout(torch.zeros(1, 3, 8), noise((32, 64)), unknown)
 
 
 @torch.no_grad()
