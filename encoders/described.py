@@ -71,10 +71,10 @@ def from_hf(config: Mapping[str, Any], *, size: tuple[int, int] | None = None) -
             size in the same proportion and are cut.
 
     Raises:
-        EncoderError: the description asks for something that is not covered (padding, sizes that vary).
+        EncoderError: the description asks for something that is not covered (padding, sizes that vary), or lacks a
+            value that it needs.
     """
     name = str(config.get("image_processor_type") or "image processor")
-    filters = {int(value): key for key, value in INTERPOLATIONS.items()}
     given, crop = _plain_size(config.get("size")), _plain_size(config.get("crop_size"))
     normalise, do_crop = bool(config.get("do_normalize", True)), bool(config.get("do_center_crop"))
     edge, square = given.get("shortest_edge"), (given.get("height"), given.get("width"))
@@ -82,15 +82,17 @@ def from_hf(config: Mapping[str, Any], *, size: tuple[int, int] | None = None) -
     if config.get("do_pad") or given.get("longest_edge") or (config.get("do_resize", True) and None in target):
         pads = config.get("do_pad")
         raise EncoderError(f"{name} with size {given} and padding {pads} gives images no one fixed size")
+    resizes, scales = bool(config.get("do_resize", True)), bool(config.get("do_rescale", True))
+    resample = config.get("resample", Image.Resampling.BILINEAR)
     base = Preprocess(
-        resize="none" if not config.get("do_resize", True) else "shortest" if edge else "exact",
+        resize="none" if not resizes else "shortest" if edge else "exact",
         size=(int(target[0] or 0), int(target[1] or 0)),
-        interpolation=filters[int(config.get("resample", Image.Resampling.BILINEAR))],
+        interpolation=_filter(name, Image.Resampling.BILINEAR if resample is None and not resizes else resample),
         crop=(int(crop["height"]), int(crop["width"])) if do_crop else None,
-        mean=tuple(float(v) for v in config["image_mean"]) if normalise else (0.0, 0.0, 0.0),
-        std=tuple(float(v) for v in config["image_std"]) if normalise else (1.0, 1.0, 1.0),
+        mean=_channels(name, "image_mean", config) if normalise else (0.0, 0.0, 0.0),
+        std=_channels(name, "image_std", config) if normalise else (1.0, 1.0, 1.0),
         centring="floor",
-        scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else None,
+        scale=_number(name, "rescale_factor", config.get("rescale_factor", 1 / 255)) if scales else None,
         arithmetic="tensor" if name.startswith("DINOv3ViT") else "float64",
         transparency="white" if config.get("do_convert_rgb") else "dropped",
     )
@@ -99,6 +101,31 @@ def from_hf(config: Mapping[str, Any], *, size: tuple[int, int] | None = None) -
     if name.startswith("ConvNext") and base.resize == "shortest":
         return _convnext(base, size or base.size, fraction=float(config.get("crop_pct", 224 / 256)))
     return base if size is None else _resized(base, size)
+
+
+def _filter(name: str, value: Any) -> str:
+    """PIL's filter of this number. Raises EncoderError."""
+    filters = {int(number): key for key, number in INTERPOLATIONS.items()}
+    number = int(_number(name, "resample", value))
+    if number not in filters:
+        listed = ", ".join(f"{each} ({key})" for each, key in sorted(filters.items()))
+        raise EncoderError(f"{name} with resample {value!r}, which is none of PIL's filters: {listed}")
+    return filters[number]
+
+
+def _channels(name: str, key: str, config: Mapping[str, Any]) -> tuple[float, ...]:
+    """A value a channel; transformers takes one number for all three. Raises EncoderError."""
+    value = config.get(key)
+    if isinstance(value, (list, tuple)):
+        return tuple(_number(name, key, each) for each in value)
+    return (_number(name, key, value),) * 3
+
+
+def _number(name: str, key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise EncoderError(f"{name} with {key} {value!r}, where a number is needed") from error
 
 
 def _convnext(base: Preprocess, size: tuple[int, int], *, fraction: float) -> Preprocess:

@@ -11,6 +11,7 @@ different pixels (DINOv3 alone has no other). Code in a repository is never run.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,10 @@ TOKENLESS = ("pooler", "mask_token")
 """Parts of a model on which no token of an image depends; a checkpoint may lack them."""
 PYRAMIDS = {"dinov3_convnext": 1, "swin": 0, "swinv2": 0, "donut-swin": 0, "levit": 0, "focalnet": 0}
 """Kinds of model that give fewer tokens than patches -> how many prefix tokens those begin with."""
+DROPPED = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
+"""Settings that say where a model comes from, and in what precision it lies on disk."""
+IDLE = re.compile("id2label|label2id|num_labels|problem_type|initializer_(range|factor)|.*dropout.*|.*drop_.*rate")
+"""Settings on which no token of a loaded, frozen model depends: the head's, training's and initialisation's."""
 SHOWN = 4
 """Names of weights in a message, at most."""
 
@@ -250,7 +255,10 @@ def _preprocess(spec: EncoderSpec, processor: Any) -> Preprocess:
                 f"encoder {spec}: {name} has its own {', '.join(own) or 'backend'}, which is not described as data "
                 f"here; plain resize, crop, rescale and normalise work (ViT, BiT, CLIP, SigLIP, {', '.join(COVERED)})"
             )
-    return from_hf({**processor.to_dict(), "image_processor_type": name}, size=spec.settings().size)
+    try:
+        return from_hf({**processor.to_dict(), "image_processor_type": name}, size=spec.settings().size)
+    except EncoderError as error:
+        raise EncoderError(f"encoder {spec}: {error}") from error
 
 
 def _overrides(kind: type, base: type, step: str) -> bool:
@@ -258,7 +266,6 @@ def _overrides(kind: type, base: type, step: str) -> bool:
 
 
 def _architecture(tower: Any) -> dict[str, Any]:
-    """What transformers builds the model from, beside its weights, without versions and origin."""
+    """What transformers builds the model from, beside its weights, without versions, origin, labels and dropout."""
     settings: dict[str, Any] = tower.config.to_diff_dict()
-    dropped = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
-    return {key: value for key, value in settings.items() if key not in dropped}
+    return {key: value for key, value in settings.items() if key not in DROPPED and not IDLE.fullmatch(key)}

@@ -163,7 +163,7 @@ class ModuleEncoder(Encoder):
             raw, again = (self._forward(ramp, options.layers) for _ in range(2))
             if not all(layer.grid.numel() for layer in raw):
                 raise ValueError("the image is smaller than one token")
-        except (AssertionError, IndexError, ValueError, RuntimeError, TypeError) as error:
+        except (AssertionError, AttributeError, LookupError, ValueError, RuntimeError, TypeError) as error:
             raise EncoderError(f"encoder {spec} fails on a {height}x{width} image: {one_line(error)}") from error
         for layer, other in zip(raw, again, strict=True):
             rows, columns = layer.grid.shape[1:3]

@@ -96,11 +96,12 @@ class RegionFile(ABC):
             values = values.reshape(-1, values.shape[2])
         if corners is None:
             corners = np.tile(np.array([0, 0, 1, 1], np.float32), (len(values), 1))
-        if values.ndim != 2 or len(values) != len(corners) or not len(values):
-            shapes = f"features {values.shape} and boxes {corners.shape}"
-            raise EncoderError(f"{self.path}: {shapes} of image {image} are not regions")
         count = _pick(arrays, COUNTS)
         limit = len(values) if count is None else int(np.asarray(count).reshape(-1)[0])
+        if values.ndim != 2 or len(values) != len(corners) or not len(values) or limit < 1:
+            shapes = f"features {values.shape} and boxes {corners.shape}"
+            counted = "" if count is None else f", {limit} of them,"
+            raise EncoderError(f"{self.path}: {shapes}{counted} of image {image} are not regions")
         return Region(values[:limit], corners[:limit], size)
 
     def _corners(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders_checkpoints import timm_checkpoint
+from encoders_checkpoints import hf_checkpoint, timm_checkpoint
 from encoders_folders import convnext_processor, hf_folder, open_clip_folder, picture, timm_folder
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
@@ -22,6 +22,7 @@ from encoders import load_encoder
 from encoders.base import Encoder
 from encoders.described import from_hf, from_open_clip, from_timm
 from encoders.errors import EncoderError
+from encoders.hf_encoder import IDLE
 from encoders.preprocess import Preprocess
 from encoders.timm_encoder import built
 
@@ -422,6 +423,66 @@ def test_refusals_are_one_line_that_names_the_value(tmp_path: Path) -> None:
         with pytest.raises(EncoderError, match=words) as caught:
             load(text)
         assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_a_processor_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
+    """One mean for all channels is a number; a number that is absent is named."""
+    hf_folder(tmp_path / "dino")
+    file = tmp_path / "dino" / "preprocessor_config.json"
+    described = json.loads(file.read_text())
+    file.write_text(json.dumps({**described, "image_mean": 0.5, "image_std": 0.25}))
+    assert load(f"hf:{tmp_path}/dino").preprocess.mean == (0.5, 0.5, 0.5)
+    assert load(f"hf:{tmp_path}/dino").preprocess.std == (0.25, 0.25, 0.25)
+    config = {**described, "image_processor_type": "ViTImageProcessor"}
+    for key, value in (("resample", None), ("rescale_factor", None), ("image_mean", None), ("image_std", [1, None, 1])):
+        with pytest.raises(EncoderError, match=f"^ViTImageProcessor with {key} None, where a number is needed$"):
+            from_hf({**config, key: value})
+    file.write_text(json.dumps({**described, "rescale_factor": None}))
+    with pytest.raises(EncoderError, match=f"^encoder .*{tmp_path}/dino: ViTImageProcessor with rescale_factor None"):
+        load(f"hf:{tmp_path}/dino")
+    with pytest.raises(EncoderError, match=r"with resample 9, .* 3 \(bicubic\)"):
+        from_hf({**config, "resample": 9})
+    unused = {"resample": None, "do_resize": False, "do_center_crop": True, "crop_size": 64, "rescale_factor": None}
+    assert from_hf({**config, **unused, "do_rescale": False}).scale is None
+
+
+def test_fingerprint_of_hf_leaves_out_what_no_token_depends_on(tmp_path: Path) -> None:
+    hf_checkpoint(tmp_path / "vit", "vit_classifier")
+    file = tmp_path / "vit" / "config.json"
+    config = json.loads(file.read_text())
+
+    def fingerprint(**changed: Any) -> str:
+        file.write_text(json.dumps({**config, **changed}))
+        return load(f"hf:{tmp_path}/vit").fingerprint
+
+    plain = fingerprint()
+    idle: dict[str, Any] = {"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}
+    idle |= {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.1, "initializer_range": 0.5}
+    assert fingerprint(**idle, problem_type="regression") == plain
+    for key, value in (("hidden_act", "relu"), ("layer_norm_eps", 1e-3), ("num_attention_heads", 6)):
+        assert fingerprint(**{key: value}) != plain
+
+
+def test_settings_on_which_no_token_depends() -> None:
+    left_out = ["id2label", "label2id", "num_labels", "problem_type", "initializer_range", "initializer_factor"]
+    left_out += ["attention_dropout", "hidden_dropout_prob", "dropout_rate", "drop_path_rate", "drop_rate"]
+    left_out += ["attention_drop_rate", "drop_connect_rate", "classifier_dropout_prob"]
+    kept = ["layer_scale_init_value", "mask_ratio", "hidden_act", "num_layers", "sequence_reduction_ratios", "qkv_bias"]
+    assert [key for key in [*left_out, *kept] if not IDLE.fullmatch(key)] == kept
+
+
+def test_models_without_a_last_hidden_state_are_refused_in_one_line(tmp_path: Path) -> None:
+    from transformers import Mask2FormerConfig, Mask2FormerModel, SwinConfig, ViTImageProcessor
+
+    names = [f"stage{number}" for number in range(1, 5)]
+    backbone = SwinConfig(embed_dim=16, depths=[1] * 4, num_heads=[1, 2, 2, 4], window_size=2, out_features=names)
+    small = {"feature_size": 32, "hidden_dim": 32, "mask_feature_size": 32, "encoder_layers": 1, "decoder_layers": 2}
+    small |= {"num_attention_heads": 2, "dim_feedforward": 32, "encoder_feedforward_dim": 32}
+    Mask2FormerModel(Mask2FormerConfig(backbone_config=backbone, **small)).save_pretrained(tmp_path / "net")
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "net")
+    with pytest.raises(EncoderError, match="fails on a 64x64 image: .* has no attribute 'last_hidden_state'") as caught:
+        load(f"hf:{tmp_path}/net")
+    assert "\n" not in str(caught.value)
 
 
 def test_convnext_processor_of_transformers_is_described(tmp_path: Path) -> None:

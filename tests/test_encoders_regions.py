@@ -203,6 +203,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
     npz("nothing", something=ones)
     npz("pixels", features=ones, boxes=np.array([[0, 0, 50, 60]] * 2))
     npz("uneven", features=ones, norm_bb=np.zeros((3, 4)))
+    npz("none", features=ones, bbox=np.tile([0, 0, 1, 1], (2, 1)), num_bbox=0)
     npz("pickled", features=np.array([{"a": 1}], dtype=object))
     for name, text in {"columns": "1\t2\t3\n", "number": "1\t640\tx\t1\tAAAA\tAAAA\n"}.items():
         (tmp_path / name).mkdir()
@@ -221,6 +222,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
         "nothing": "no features of image 1: it has something",
         "pixels": "boxes of image 1 lie outside it; in pixels they need image_w and image_h",
         "uneven": "are not regions",
+        "none": r"features \(2, 3\) and boxes \(2, 4\), 0 of them, of image 1 are not regions",
         "pickled": "allow_pickle=False",
         "columns": "has 3 columns where region files have 6 or 10",
         "number": "at byte 0 is no line of region features",
