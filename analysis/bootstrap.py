@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from analysis.draws import Draws
+from analysis.shares import Shares, Weights
 
 CHUNK_ELEMENTS = 600_000
 """Weights evaluated at once: bounds memory and stays in cache."""
@@ -26,6 +27,10 @@ class Statistic(Protocol):
 
     def values(self, weights: Float[np.ndarray, "r c"]) -> Float[np.ndarray, "r k"]:
         """The numbers under each row of cluster weights; NaN where they are not defined."""
+        ...
+
+    def added(self) -> Float[np.ndarray, "c k"] | None:
+        """What each image adds to the numbers, which are their sum; None where they are no sums over images."""
         ...
 
 
@@ -43,26 +48,35 @@ class Resampler:
             flat = np.bincount(drawn.ravel(), minlength=drawn.size)
             self._counts[rows] = np.minimum(flat.reshape(drawn.shape), 255)
 
-    def draw(self, statistics: Sequence[Statistic], *, images: int | None = None, unit: float = 0.0) -> Draws:
+    def draw(
+        self, statistics: Sequence[Statistic], *, images: int | None = None, weights: Weights | None = None
+    ) -> Draws:
         """Evaluates one statistic per seed; their mean is the point.
 
         Args:
             images: how many images the numbers rest on, where not on all.
-            unit: by how much one example can change them, where they are shares of examples.
+            weights: of examples and images, where the statistics are shares of examples.
         """
         images = self.num_clusters if images is None else images
         ones = np.ones((1, self.num_clusters))
         points = np.stack([statistic.values(ones)[0] for statistic in statistics])
         samples = np.empty((len(statistics), self.num_resamples, points.shape[1]))
         for rows in self._chunks(self.num_clusters):
-            weights = self._counts[rows].astype(np.float64)
+            counts = self._counts[rows].astype(np.float64)
             for index, statistic in enumerate(statistics):
-                samples[index, rows] = statistic.values(weights)
+                samples[index, rows] = statistic.values(counts)
+        shares = None if weights is None else Shares(weights, np.ones(points.shape[1]), _added(statistics))
         if len(statistics) == 1:
-            return Draws(points[0], samples[0], images=images, unit=unit)
-        return Draws(points.mean(axis=0), samples.mean(axis=0), points, samples, images=images, unit=unit)
+            return Draws(points[0], samples[0], images=images, shares=shares)
+        return Draws(points.mean(axis=0), samples.mean(axis=0), points, samples, images=images, shares=shares)
 
     def _chunks(self, width: int) -> Iterator[slice]:
         step = max(1, CHUNK_ELEMENTS // max(width, 1))
         for start in range(0, self.num_resamples, step):
             yield slice(start, min(start + step, self.num_resamples))
+
+
+def _added(statistics: Sequence[Statistic]) -> Float[np.ndarray, "c k"] | None:
+    """What each image adds to the mean of statistics, of which none or all are sums over images."""
+    found = [added for statistic in statistics if (added := statistic.added()) is not None]
+    return np.asarray(np.add.reduce(found) / len(found)) if found else None

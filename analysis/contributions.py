@@ -20,7 +20,7 @@ from analysis.bootstrap import Resampler
 from analysis.coalition_values import CoalitionSpace
 from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.leaves import SHARE, Leaf, is_run, leaf, not_run
+from analysis.leaves import SHARE, UNMOVED, Leaf, is_run, leaf, not_run
 from analysis.metric_values import MeanStatistic, kind_of
 from analysis.sampled import estimate
 
@@ -98,14 +98,16 @@ class Contributions:
         """CUR and information gap, which only a metric with a natural zero has."""
         gap = self.values.apply(self.space.information_gap)
         return {
-            "cur": self.per_encoder(self.values.apply(self.space.cur)),
-            "information_gap": leaf(gap, 0, n=self.n, undefined=self.undefined),
+            "cur": self.per_encoder(self.values.apply(self.space.cur), still=UNMOVED),
+            "information_gap": leaf(gap, 0, n=self.n, undefined=self.undefined, still=UNMOVED),
         }
 
-    def per_encoder(self, draws: Draws) -> dict[str, Leaf]:
+    def per_encoder(self, draws: Draws, *, still: str | None = None) -> dict[str, Leaf]:
         """One leaf per encoder."""
-        aliases = self.space.aliases
-        return {a: leaf(draws, column, n=self.n, undefined=self.undefined) for column, a in enumerate(aliases)}
+        return {
+            alias: leaf(draws, column, n=self.n, undefined=self.undefined, still=still)
+            for column, alias in enumerate(self.space.aliases)
+        }
 
     def _per_set(self, draws: Draws, sets: Sequence[tuple[str, ...]], **more: str) -> list[dict[str, Any]]:
         return [

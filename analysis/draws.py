@@ -12,10 +12,8 @@ asked for. Resampling seeds with replacement, as a plain two-level bootstrap doe
 a K-th, and the t quantile is not there; `tests/test_analysis_calibration.py` has the figures. With one seed there is
 no seeds' part, and the interval is conditional on that seed.
 
-A resample cannot show what no example shows: where two models never differ its variance is 0, though they may differ in
-3.7 of n examples (the exact 97.5 % bound). So a share's variance also holds that of `RARE` examples that went the other
-way, in the manner of Agresti and Coull (1998), which weighs nothing once tens of examples differ. One image alone has
-no interval at all.
+A resample cannot show what no image shows; `shares` says what the variance of a share of examples holds for that. One
+image alone has no interval at all.
 """
 
 from __future__ import annotations
@@ -32,10 +30,10 @@ from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.stats import chi2, nct, norm  # type: ignore[import-untyped]
 from scipy.stats import t as student
 
+from analysis.shares import Shares
+
 Array = np.ndarray
 CONFIDENCE = 0.95
-RARE = 4
-"""Examples of which a share's variance is taken to know nothing."""
 FEW = 100
 """Degrees of freedom up to which a planned test's noncentrality is more than the sum of its quantiles."""
 LEAST = 1e-12
@@ -52,7 +50,7 @@ class Variances(NamedTuple):
         seeds: between seeds, over their number.
         peculiar: what `seeds` would be if nothing but the choice of images told seeds apart; more images shrink it.
         added: of the estimate itself.
-        rare: of examples that could have gone the other way and did not; more of them shrink it twice as fast.
+        rare: of images that could have gone the other way and did not; more of them shrink it twice as fast.
     """
 
     images: float
@@ -82,7 +80,7 @@ class Draws:
         added: variance that neither images nor seeds explain, such as that of an estimate from sampled coalitions.
         added_df: its degrees of freedom.
         images: how many images the numbers rest on; None where there are so many that it makes no difference.
-        unit: by how much one example can change a number, where they are shares of examples or differences of such.
+        shares: what examples and images weigh in them, where they are shares of examples or differences of such.
     """
 
     point: Float[np.ndarray, " k"]
@@ -92,7 +90,7 @@ class Draws:
     added: Float[np.ndarray, " k"] | None = None
     added_df: float = math.inf
     images: int | None = None
-    unit: float = 0.0
+    shares: Shares | None = None
 
     @property
     def num_seeds(self) -> int:
@@ -101,11 +99,12 @@ class Draws:
 
     def linear(self, matrix: Float[np.ndarray, "m k"]) -> Draws:
         """The same linear map of everything."""
-        return self._map(lambda values: values @ matrix.T)
+        found = self._map(lambda values: values @ matrix.T)
+        return replace(found, shares=self.shares and self.shares.linear(matrix))
 
     def apply(self, function: Callable[[Array], Array]) -> Draws:
         """A function over the last axis of everything; a scalar result becomes one column. No longer shares."""
-        return replace(self._map(lambda values: _columned(function(values), values)), unit=0.0)
+        return self._map(lambda values: _columned(function(values), values))
 
     def each(self, function: Callable[[Array], Array]) -> Draws:
         """The mean over seeds of a function of each seed's own numbers.
@@ -121,11 +120,21 @@ class Draws:
 
     def columns(self, columns: Sequence[int]) -> Draws:
         """A selection of columns."""
-        return self._map(lambda values: values[..., list(columns)])
+        found = self._map(lambda values: values[..., list(columns)])
+        return replace(found, shares=self.shares and self.shares.columns(columns))
+
+    def largest(self) -> Draws:
+        """The largest of all columns, taken anew in every draw and under every seed.
+
+        Images weigh in it what they do in the column that is the largest as observed.
+        """
+        found = self._map(lambda values: values.max(axis=-1, keepdims=True))
+        return replace(found, shares=self.shares and self.shares.columns([int(self.point.argmax())]))
 
     def with_constant(self, value: float, *, column: int) -> Draws:
         """Inserts a number that neither images nor seeds change, such as chance."""
-        return self._map(lambda values: np.insert(values, column, value, axis=-1))
+        found = self._map(lambda values: np.insert(values, column, value, axis=-1))
+        return replace(found, shares=self.shares and self.shares.with_constant(value, column=column))
 
     def minus(self, other: Draws) -> Draws:
         """Column by column, under the same resamples and seeds."""
@@ -145,20 +154,21 @@ class Draws:
             joined(self.seed_points, other.seed_points),
             joined(self.seed_samples, other.seed_samples),
             images=self.images,
-            unit=max(self.unit, other.unit),
+            shares=self.shares and other.shares and self.shares.beside(other.shares),
         )
 
     def _map(self, function: Callable[[Array], Array]) -> Draws:
+        """A function of everything; what images weigh in it is not known."""
         assert self.added is None, "the error of an estimate belongs to its last step"
         by_seed = None if self.seed_points is None else function(self.seed_points)
         samples_by_seed = None if self.seed_samples is None else function(self.seed_samples)
         mapped = function(self.point), function(self.samples), by_seed, samples_by_seed
-        return Draws(*mapped, images=self.images, unit=self.unit)
+        return Draws(*mapped, images=self.images)
 
     def variances(self, column: int) -> Variances:
         """The parts of a number's variance."""
         added = 0.0 if self.added is None else float(self.added[column])
-        rare = RARE * self.unit**2
+        rare = 0.0 if self.shares is None else self.shares.rare(column)
         # Resampling n images shows (n - 1) / n of the variance of their mean.
         unbiased = 1.0 if self.images is None else self.images / max(self.images - 1, 1)
         images = unbiased * float(np.nanvar(self.samples[:, column], ddof=1))

@@ -43,7 +43,7 @@ def find_floor(empty: Draws, full: Draws, *, blind: Draws | None, by_definition:
         by_definition: whether `empty` is chance because the task cannot be answered without images.
     """
     candidates = empty if blind is None else empty.beside(blind)
-    best = candidates.apply(lambda values: values.max(axis=-1))
+    best = candidates.largest()
     both = best.beside(full.minus(best))
     source: FloorSource = "blind model" if candidates.point.argmax() == 1 else "empty coalition"
     return Floor("chance by definition" if by_definition else source, both)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from analysis.errors import LiveModelError
@@ -122,9 +122,12 @@ class _Inputs:
     @classmethod
     def of(cls, features: FeatureMap, baseline: FeatureMap | None) -> _Inputs:
         names = tuple(features)
-        tokens = tuple(features[name].tokens for name in names)
-        means = tuple(part.mean(dim=0, keepdim=True).expand_as(part).contiguous() for part in tokens)
-        starts = means if baseline is None else tuple(baseline[name].tokens for name in names)
+        valid = tuple(features[name].valid[..., None] for name in names)
+        tokens = tuple(_seen(features[name].tokens, where) for name, where in zip(names, valid, strict=True))
+        means = (part.sum(dim=0) / where.sum(dim=0).clamp_min(1) for part, where in zip(tokens, valid, strict=True))
+        starts = tuple(mean.expand_as(part).contiguous() for mean, part in zip(means, tokens, strict=True))
+        if baseline is not None:
+            starts = tuple(_seen(baseline[name].tokens, where) for name, where in zip(names, valid, strict=True))
         return cls(features, names, tokens, starts, torch.arange(len(tokens[0]), device=tokens[0].device))
 
     def forward(self, score: Score) -> Any:
@@ -139,6 +142,11 @@ class _Inputs:
             return score(made, rows)
 
         return scored
+
+
+def _seen(tokens: Float[Tensor, "b l d"], valid: Bool[Tensor, "b l 1"]) -> Float[Tensor, "b l d"]:
+    """Tokens with zeros for padding, which no model reads and no attribution may."""
+    return tokens.masked_fill(~valid, 0)
 
 
 def _attribution(score: Score, given: _Inputs, parts: list[Tensor]) -> EncoderAttribution:

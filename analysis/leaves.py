@@ -13,6 +13,9 @@ from analysis.draws import Draws
 
 Leaf = dict[str, Any]
 DIGITS = 6
+STILL = 1e-12
+"""Intervals narrower than this have no width."""
+UNMOVED = "the same under every resample: no example shows how it varies"
 SHARE = (0.0, 1.0)
 CORRELATION = (-1.0, 1.0)
 UP_TO_ONE = (-math.inf, 1.0)
@@ -31,6 +34,7 @@ def leaf(
     chance: float | None = None,
     undefined: str = "undefined",
     bounds: tuple[float, float] = (-math.inf, math.inf),
+    still: str | None = None,
 ) -> Leaf:
     """One column of draws as a leaf.
 
@@ -39,11 +43,14 @@ def leaf(
         chance: what guessing would give, where that has a meaning.
         undefined: the reason to give where the number does not exist.
         bounds: what the number can be at all; the interval ends there.
+        still: why a number that is the same under every resample has no interval; None where it may be without width.
     """
     interval = draws.interval(column)
     if interval is None:
         why = draws.why_no_interval(column)
         return not_run(undefined if why == "undefined" else str(why))
+    if still is not None and interval[1] - interval[0] < STILL:
+        return without_interval(float(draws.point[column]), n=n, why=still)
     ends = [rounded(min(max(end, bounds[0]), bounds[1])) for end in interval]
     result: Leaf = {"value": rounded(float(draws.point[column])), "ci95": ends, "n": n}
     if chance is not None:

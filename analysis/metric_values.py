@@ -9,7 +9,7 @@ weights 1 they are the metric itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from analysis.answers import Cell, Rows
 from analysis.bootstrap import Statistic
 from analysis.errors import AnswersError
+from analysis.shares import Weights
 
 Kind = Literal["mean", "directions", "auroc"]
 
@@ -68,6 +69,10 @@ class MeanStatistic:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((weights @ self.sums) / (weights @ self.counts)[:, None])
 
+    def added(self) -> Float[np.ndarray, "c k"]:
+        """What each image adds."""
+        return np.asarray(self.sums / max(float(self.counts.sum()), 1.0))
+
 
 @dataclass(frozen=True)
 class AverageStatistic:
@@ -78,6 +83,11 @@ class AverageStatistic:
     def values(self, weights: Float[np.ndarray, "r c"]) -> Float[np.ndarray, "r k"]:
         """The mean over parts."""
         return np.asarray(np.mean([part.values(weights) for part in self.parts], axis=0))
+
+    def added(self) -> Float[np.ndarray, "c k"] | None:
+        """What each image adds."""
+        found = [added for part in self.parts if (added := part.added()) is not None]
+        return np.asarray(np.mean(found, axis=0)) if len(found) == len(self.parts) else None
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,10 @@ class AurocStatistic:
             result[:, column] = sum(np.einsum("rp,rp->r", positive, below[:, end]) for end in ends) / 2
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(result / pairs[:, None])
+
+    def added(self) -> None:
+        """Nothing: pairs of examples are no sum over images."""
+        return None
 
 
 def mean_statistic(
@@ -144,15 +158,30 @@ def metric_statistic(
     return _over_directions(scores, rows, kept)
 
 
-def unit_of(metric: str, rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> float:
-    """By how much one example can change the metric over the kept rows: 0 where there is none."""
+def weights_of(metric: str, rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> Weights:
+    """What examples and images weigh in the metric over the kept rows.
+
+    A meme moves its pairs with all memes of the other class, so as an upper bound it weighs what one of the smaller
+    class does.
+    """
     kept = np.ones(len(rows.ids), dtype=bool) if keep is None else keep
-    of = {"auroc": rows.targets, "directions": rows.directions, "mean": np.zeros(len(rows.ids))}[kind_of(metric)]
-    counts = np.unique(of[kept], return_counts=True)[1]
-    if not len(counts):
-        return 0.0
-    # A query of one direction moves the mean of both; a meme moves its pairs with all memes of the other class.
-    return float(1 / counts.min() / (len(counts) if kind_of(metric) == "directions" else 1))
+    if kind_of(metric) == "directions":
+        of_one, directions = recall_weights(rows, keep=kept), len(set(rows.directions[kept]))
+        return replace(of_one, example=of_one.example / max(directions, 1))
+    counts = np.unique(rows.targets[kept], return_counts=True)[1]
+    least = int(counts.min(initial=len(kept))) if kind_of(metric) == "auroc" else int(kept.sum())
+    return Weights.of(rows.clusters[kept], num_clusters=rows.num_clusters, count=least)
+
+
+def recall_weights(rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> Weights:
+    """What queries and images weigh in the recalls of single directions."""
+    kept = np.ones(len(rows.ids), dtype=bool) if keep is None else keep
+    parts = [
+        Weights.of(rows.clusters[kept & (rows.directions == name)], num_clusters=rows.num_clusters)
+        for name in set(rows.directions[kept])
+    ]
+    images = [part.images for part in parts] or [np.zeros(rows.num_clusters)]
+    return Weights(max((part.example for part in parts), default=0.0), np.mean(images, axis=0))
 
 
 def _over_directions(
@@ -203,6 +232,11 @@ class _Recalls:
 
     def values(self, weights: Float[np.ndarray, "r c"]) -> Float[np.ndarray, "r k"]:
         recalls = np.concatenate([part.values(weights) for part in self.parts], axis=1)
+        return np.concatenate([recalls, 100 * recalls.sum(axis=1, keepdims=True)], axis=1)
+
+    def added(self) -> Float[np.ndarray, "c k"]:
+        """What each image adds."""
+        recalls = np.concatenate([part.added() for part in self.parts], axis=1)
         return np.concatenate([recalls, 100 * recalls.sum(axis=1, keepdims=True)], axis=1)
 
 

@@ -18,11 +18,13 @@ from jaxtyping import Bool, Float
 from analysis.answers import Cell, TaskAnswers
 from analysis.bootstrap import Resampler
 from analysis.draws import Draws
-from analysis.leaves import CORRELATION, SHARE, UP_TO_ONE, Leaf, leaf, not_run
-from analysis.metric_values import correctness, kind_of, mean_statistic
+from analysis.leaves import CORRELATION, SHARE, UNMOVED, UP_TO_ONE, Leaf, leaf, not_run
+from analysis.metric_values import correctness, kind_of, mean_statistic, weights_of
 
 QUANTITIES = ("union", "disagreement", "double_fault", "q", "error_consistency", "union_independent")
 ENSEMBLE = ("union", "union_independent", "best_single", "headroom_captured")
+OF_CASES = {"union": (1, 1, 1, 0), "disagreement": (0, 1, 1, 0), "double_fault": (0, 0, 0, 1)}
+"""Shares that are sums of the shares N11, N10, N01, N00."""
 UNDEFINED = {
     "q": "undefined: N11*N00 + N10*N01 is 0",
     "error_consistency": "undefined: both encoders are always right, or always wrong",
@@ -76,7 +78,7 @@ def pair_overlap(answers: TaskAnswers, metric: str, resampler: Resampler, solo: 
     for pair in combinations(solo, 2):
         cells = [solo[alias] for alias in pair]
         draws = drawn_shares(answers, metric, resampler, first=cells[0], second=cells[1])
-        found = draws.each(overlap_quantities)
+        found, sums = draws.each(overlap_quantities), draws.linear(np.array(list(OF_CASES.values()), dtype=np.float64))
         leaves = {
             name: leaf(
                 found,
@@ -84,9 +86,11 @@ def pair_overlap(answers: TaskAnswers, metric: str, resampler: Resampler, solo: 
                 n=n,
                 undefined=UNDEFINED.get(name, "undefined"),
                 bounds=CORRELATION if name in UNDEFINED else SHARE,
+                still=UNMOVED,
             )
             for column, name in enumerate(QUANTITIES)
         }
+        leaves |= {name: leaf(sums, column, n=n, bounds=SHARE) for column, name in enumerate(OF_CASES)}
         entries.append(
             {
                 "encoders": list(pair),
@@ -111,7 +115,7 @@ def _capa(answers: TaskAnswers, metric: str, resampler: Resampler, cells: Sequen
     draws = resampler.draw([mean_statistic(one, answers.rows) for one in columns])
     found = draws.each(lambda table: capa(table, num_options=options))
     n = len(answers.rows.ids)
-    result = leaf(found, 0, n=n, undefined="undefined: both are always right", bounds=UP_TO_ONE)
+    result = leaf(found, 0, n=n, undefined="undefined: both are always right", bounds=UP_TO_ONE, still=UNMOVED)
     return {**result, "options": options}
 
 
@@ -126,7 +130,8 @@ def _against_seeds(
     right = [np.stack([correctness(metric, cell) for cell in one]) for one in cells]
     better, other = sorted(right, key=lambda one: -float(one.mean()))
     columns = np.stack([_unions(better, better), _unions(better, other) / 2 + _unions(other, better) / 2], axis=-1)
-    draws = resampler.draw([mean_statistic(one, answers.rows) for one in pseudo_values(columns)])
+    statistics = [mean_statistic(one, answers.rows) for one in pseudo_values(columns)]
+    draws = resampler.draw(statistics, weights=weights_of("accuracy", answers.rows))
     n = len(answers.rows.ids)
     gain = draws.linear(np.array([[-1.0, 1.0]]))
     return {"union_seeds": leaf(draws, 0, n=n, bounds=SHARE), "union_gain_over_seeds": leaf(gain, 0, n=n)}
@@ -162,7 +167,8 @@ def exclusive_sets(
     ]
     columns = [np.eye(count)[np.asarray(code)] for code in codes]
     n = len(answers.rows.ids)
-    draws = resampler.draw([mean_statistic(one, answers.rows) for one in columns], unit=1 / n)
+    statistics = [mean_statistic(one, answers.rows) for one in columns]
+    draws = resampler.draw(statistics, weights=weights_of("accuracy", answers.rows))
     return [
         {
             "encoders": [alias for place, alias in enumerate(aliases) if code >> place & 1],
@@ -183,15 +189,17 @@ def ensemble_overlap(
         singles = np.stack([correctness(metric, cells[seed]) for cells in solo.values()], axis=1)
         return np.column_stack([singles.any(axis=1), correctness(metric, whole[seed]), singles]).astype(np.float64)
 
-    draws = resampler.draw([mean_statistic(columns(seed), answers.rows) for seed in range(len(whole))])
+    statistics = [mean_statistic(columns(seed), answers.rows) for seed in range(len(whole))]
+    draws = resampler.draw(statistics, weights=weights_of("accuracy", answers.rows))
     found = draws.each(_ensemble)
     undefined = "undefined: the union is no better than the best single encoder"
     n = len(answers.rows.ids)
     bounds = {"headroom_captured": UP_TO_ONE}
-    return {
-        name: leaf(found, column, n=n, undefined=undefined, bounds=bounds.get(name, SHARE))
+    leaves = {
+        name: leaf(found, column, n=n, undefined=undefined, bounds=bounds.get(name, SHARE), still=UNMOVED)
         for column, name in enumerate(ENSEMBLE)
     }
+    return {**leaves, "union": leaf(draws, 0, n=n, bounds=SHARE)}
 
 
 def _ensemble(table: Float[np.ndarray, "*r k"]) -> Float[np.ndarray, "*r 4"]:
@@ -207,6 +215,6 @@ def drawn_shares(
 ) -> Draws:
     """Shares of both right, only the first, only the second, neither."""
     pairs = zip(first, second, strict=True)
-    shares = [right_and_wrong(correctness(metric, a), correctness(metric, b)) for a, b in pairs]
-    statistics = [mean_statistic(columns, answers.rows) for columns in shares]
-    return resampler.draw(statistics, unit=1 / len(answers.rows.ids))
+    cases = [right_and_wrong(correctness(metric, a), correctness(metric, b)) for a, b in pairs]
+    statistics = [mean_statistic(columns, answers.rows) for columns in cases]
+    return resampler.draw(statistics, weights=weights_of("accuracy", answers.rows))

@@ -104,15 +104,28 @@ def removal_cells(
 
 def disagreements(sensitivity: dict[str, Any], alias: str, *, gain: Leaf) -> list[str]:
     """What keeps a gain from being established: other removals that were not evaluated, or do not show it."""
-    found = {name: sensitivity[name].get("leave_one_out", {}).get(alias) for name in REMOVALS if name in sensitivity}
-    seen = {name: one for name, one in found.items() if is_run(one)}
+    seen = {name: one for name in (*REMOVALS, RETRAINED) if is_run(one := _without(sensitivity, name, alias))}
     if not seen:
         return ["only one way of removing encoders was evaluated"]
+    if not is_run(gain) or gain["ci95"][0] <= 0 <= gain["ci95"][1]:
+        return []
     return [
         f"removal {name!r} does not show the gain of {alias}"
         for name, one in seen.items()
-        if is_run(gain) and not _same_side(one["ci95"], gain["value"])
+        if not _same_side(one["ci95"], gain["value"])
     ]
+
+
+def is_missed(sensitivity: dict[str, Any], alias: str, *, margin: float) -> bool:
+    """Whether models retrained without an encoder are worse, by what may be more than the margin."""
+    found = _without(sensitivity, RETRAINED, alias)
+    return is_run(found) and found["ci95"][0] > 0 and found["ci95"][1] > margin
+
+
+def _without(sensitivity: dict[str, Any], name: str, alias: str) -> Leaf:
+    """What is lost without an encoder by another way of removing it."""
+    way = sensitivity.get(name, {})
+    return dict(way.get("leave_one_out", {}).get(alias, not_run("no such cells")))
 
 
 def _same_side(interval: Sequence[float], value: float) -> bool:

@@ -220,8 +220,9 @@ def limit_lines(results: dict[str, Any]) -> list[str]:
     lines = [
         results["interval_note"],
         removal_words(results),
-        f"Equivalence margin for redundant: {MARGIN_WORDS} either way. p-values are corrected after Holm over all "
-        "encoders and tasks of this run; those of slices after Benjamini and Hochberg within a task.",
+        f"Equivalence margin for redundant: {MARGIN_WORDS} either way, asked of each encoder and task by itself: of"
+        " many, some may be called so by luck. p-values are corrected after Holm over all encoders and tasks of this"
+        " run; those of slices after Benjamini and Hochberg within a task.",
     ]
     if unfinished:
         lines.append(

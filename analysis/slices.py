@@ -22,7 +22,7 @@ from analysis.columns import Columns
 from analysis.contributions import Contributions
 from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.leaves import Leaf, is_run, leaf, not_run
+from analysis.leaves import SHARE, Leaf, is_run, leaf, not_run
 from analysis.sampled import estimate
 from analysis.verdict import benjamini_hochberg
 
@@ -103,11 +103,11 @@ def _one(
         "n": n,
         "images": len(np.unique(rows.clusters[keep])),
         "coalitions": [
-            {"encoders": list(coalition), **leaf(values, column, n=n, undefined=found.undefined)}
+            {"encoders": list(coalition), **leaf(values, column, n=n, undefined=found.undefined, bounds=SHARE)}
             for column, coalition in enumerate(space.coalitions)
         ],
-        "full": leaf(values, space.full, n=n, undefined=found.undefined),
-        "empty": leaf(values, 0, n=n, undefined=found.undefined),
+        "full": leaf(values, space.full, n=n, undefined=found.undefined, bounds=SHARE),
+        "empty": leaf(values, 0, n=n, undefined=found.undefined, bounds=SHARE),
         "shapley": _with_p(found, shapley),
         "leave_one_out": _with_p(found, values.linear(space.leave_one_out())),
         "solo": found.solo(),

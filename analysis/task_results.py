@@ -6,7 +6,7 @@ dictionary of leaves. All numbers of a task come from the same resampled images,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from analysis.contributions import Contributions, contribution_share, in_log_pro
 from analysis.draws import Draws
 from analysis.information import shared_information
 from analysis.leaves import SHARE, Leaf, leaf, not_run
-from analysis.metric_values import kind_of, metric_of, secondary_statistic
+from analysis.metric_values import kind_of, metric_of, recall_weights, secondary_statistic, weights_of
 from analysis.overlap import CONVENTION, ensemble_overlap, exclusive_sets, pair_overlap
 from analysis.removals import REMOVALS, RETRAINED, OtherValues, removal_cells
 from analysis.rescues import flips
@@ -198,20 +198,23 @@ def _errors(context: TaskContext) -> dict[str, Any]:
 def _secondary(context: TaskContext) -> dict[str, Leaf]:
     """Secondary metrics of all encoders together, and of other ways of using them (such as re-ranking)."""
     columns, result = context.columns, {}
+    rows = context.answers.rows
+    weights = recall_weights(rows) if kind_of(columns.metric) == "directions" else weights_of("accuracy", rows)
     sources = {"": columns.coalition_cells(context.space.aliases)}
     sources.update({f"{mode}_": columns.cells(name) for mode, name in columns.other_modes().items()})
     for prefix, cells in sources.items():
-        found = [secondary_statistic(columns.metric, context.answers.rows, cell) for cell in cells]
+        found = [secondary_statistic(columns.metric, rows, cell) for cell in cells]
         statistics = [statistic for _, statistic in found if statistic is not None]
         if len(statistics) != len(cells):
             continue
-        draws = context.resampler.draw(statistics)
+        draws = context.resampler.draw(statistics, weights=weights)
         for column, name in enumerate(found[0][0]):
             if name == "rsum":
-                result[prefix + name] = leaf(draws, column, n=context.n, bounds=(0.0, 600.0))
+                points = replace(draws, shares=draws.shares and draws.shares.scaled(column, 600.0))
+                result[prefix + name] = leaf(points, column, n=context.n, bounds=(0.0, 600.0))
                 result[prefix + name]["unit"] = "sum of six recalls in points, 0 to 600"
                 continue
             direction = name.partition("_")[2] if kind_of(columns.metric) == "directions" else ""
-            n = int((context.answers.rows.directions == direction).sum()) if direction else context.n
+            n = int((rows.directions == direction).sum()) if direction else context.n
             result[prefix + name] = leaf(draws, column, n=n, bounds=SHARE)
     return result

@@ -4,8 +4,9 @@ Handed the paired leave-one-out gain of each encoder with its p-value and the ta
 hands on grades, what keeps them from being higher, and the claim of complementarity. A model that is not shown to beat
 its floor says nothing about its encoders, least of all that they are redundant. Grades: `established` (needs three
 seeds, removals that agree and gains over every control), `suggestive`, `undetermined`, `redundant` (the interval lies
-within the equivalence margin) and `harmful`. p-values are corrected after Holm: those of encoders over all encoders and
-tasks of a run, those of controls over all its comparisons with controls.
+within the equivalence margin, and models retrained without it, if any, are not worse) and `harmful`. p-values are
+corrected after Holm: those of encoders over all encoders and tasks of a run, those of controls over all its comparisons
+with controls. Redundance is read from each encoder's own interval, without correction.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from analysis.controls import finish_claim
 from analysis.image_use import MARGIN
-from analysis.leaves import Leaf, is_run
+from analysis.leaves import Leaf, is_run, not_run
 from analysis.power import LEVEL
+from analysis.removals import is_missed
 
 Grade = Literal["established", "suggestive", "undetermined", "redundant", "harmful"]
 Finding = Literal["equivalent", "undetermined", "gain", "loss"]
@@ -36,6 +38,8 @@ ACTIONS: dict[Grade, str] = {
 }
 MORE_SEEDS = "undecided: train more seeds before dropping it, more examples alone would not decide"
 """Where no number of examples finds a planned gain, as the seeds differ too much."""
+MISSED = "models retrained without it are worse"
+"""What keeps an encoder that one model does without from being redundant."""
 UNLEARNED = "all encoders together do not beat the floor"
 UNSHOWN = "all encoders together are not shown to beat the floor"
 UNCOMPARED = "the gain of all encoders together over the floor is not known"
@@ -95,7 +99,7 @@ def grade(gain: Leaf, p_holm: float, lacking: Sequence[str]) -> Grade:
     if not is_run(gain) or undecidable(lacking):
         return "undetermined"
     grades: dict[Finding, Grade] = {
-        "equivalent": "redundant",
+        "equivalent": "undetermined" if MISSED in lacking else "redundant",
         "undetermined": "undetermined",
         "loss": "harmful",
         "gain": "suggestive" if lacking else "established",
@@ -117,15 +121,27 @@ def finish_verdicts(tasks: dict[str, dict[str, Any]], *, num_resamples: int) -> 
     compared = _correct([entry for _, entry in entries])
     for task, entry in entries:
         entry["lacking"] = [*_lacking_of_task(task), *entry["lacking"], *_too_few(task, entries, num_resamples)]
+        if is_run(entry["gain"]) and finding(entry["gain"], entry["p_holm"]) == "equivalent":
+            missed = is_missed(task["sensitivity"], entry["encoder"], margin=MARGIN)
+            entry["lacking"] += [MISSED] if missed else []
         entry["grade"] = grade(entry["gain"], entry["p_holm"], entry["lacking"])
-        reason = undecidable(entry["lacking"])
-        few_seeds = entry["grade"] == "undetermined" and is_run(entry["gain"]) and "not_run" in entry["needed"]
-        decided = MORE_SEEDS if few_seeds else ACTIONS[entry["grade"]]
-        entry["action"] = decided if reason is None else UNDECIDABLE[reason]
+        entry["action"] = _action(entry, num_seeds=len(task["seeds"]))
         entry["comparisons"] = compared
         entry["replaceable_by"] = _partners(entry, task)
     for task in tasks.values():
         _not_all(task)
+
+
+def _action(entry: dict[str, Any], *, num_seeds: int) -> str:
+    reason = undecidable(entry["lacking"])
+    if reason is not None:
+        return UNDECIDABLE[reason]
+    if entry["grade"] == "redundant" and num_seeds < SEEDS_TO_ESTABLISH:
+        return f"{ACTIONS['redundant']}; confirm with more seeds"
+    if entry["grade"] == "undetermined" and MISSED in entry["lacking"]:
+        return f"undecided: {MISSED}"
+    few_seeds = entry["grade"] == "undetermined" and is_run(entry["gain"]) and "not_run" in entry["needed"]
+    return MORE_SEEDS if few_seeds else ACTIONS[entry["grade"]]
 
 
 def _correct(comparisons: Sequence[dict[str, Any]]) -> int:
@@ -143,12 +159,14 @@ def _not_all(task: dict[str, Any]) -> None:
     redundant = [entry for entry in task["verdict"] if entry["grade"] == "redundant"]
     names = [entry["encoder"] for entry in redundant]
     rest = [entry["encoder"] for entry in task["verdict"] if entry["encoder"] not in names]
-    found = next((one for one in task["shortfall"] if one["encoders"] == rest), None)
-    if len(names) < 2 or found is None or (is_run(found) and found["ci95"][1] <= MARGIN):
+    unknown = not_run("that coalition was not evaluated")
+    found = next((one for one in task["shortfall"] if one["encoders"] == rest), unknown)
+    if len(names) < 2 or (is_run(found) and found["ci95"][1] <= MARGIN):
         return
     for entry in redundant:
         others = " or ".join(name for name in names if name != entry["encoder"])
-        entry["action"] = f"may be dropped without a loss above the margin, but not together with {others}"
+        alone = ACTIONS["redundant"]
+        entry["action"] = entry["action"].replace(alone, f"{alone}, but not together with {others}")
         entry["together"] = {**found, "encoders": names}
 
 

@@ -188,6 +188,9 @@ def _rerolled(maps: Sequence[Tensor], images: Tensor) -> list[Tensor]:
 def _with_layout(states: Tensor, images: Tensor, config: Any) -> TokenGrid:
     if states.ndim == 4:
         return from_map(states)
+    queries = getattr(config, "num_queries", None)
+    if queries == states.shape[1]:  # of a decoder, as DETR's
+        raise ValueError(f"the {queries} states of a {config.model_type} are of object queries, no tokens of the image")
     stride = _patch_stride(config)
     length, height, width = states.shape[1], int(images.shape[2]), int(images.shape[3])
     if stride is not None:

@@ -22,7 +22,13 @@ def attention(
     *,
     mask: Bool[Tensor, "b 1 x l"] | None,
 ) -> Float[Tensor, "b h q d"]:
-    """Returns softmax(q k^T / sqrt(c)) v over the keys that the mask lets through; all of them without one."""
+    """Returns softmax(q k^T / sqrt(c)) v over the keys that the mask lets through; all of them without one.
+
+    A query that may see none, such as one of an image without regions, sees all, for a softmax over nothing has no
+    finite gradient; its caller reads nothing of it.
+    """
+    if mask is not None:
+        mask = mask | ~mask.any(dim=-1, keepdim=True)
     trains = is_grad_enabled() and query.requires_grad
     if trains and query.device.type == "cpu" and query.dtype == bfloat16 and keys.shape[2] <= SHORT:
         scores = (query / math.sqrt(query.shape[-1])) @ keys.transpose(-1, -2)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from planted_worlds import WORLDS, drawn, finished, name
+from planted_worlds import WORLDS, drawn, finished, name, table
 from scipy.stats import beta, binom
 
 from analysis.bootstrap import Resampler
 from analysis.coalition_values import CoalitionSpace, all_coalitions, coalition_name
 from analysis.draws import Draws
-from analysis.metric_values import metric_statistic
+from analysis.metric_values import mean_statistic, metric_statistic, weights_of
 
 SPACE = CoalitionSpace(("a", "b"))
 VALUES = np.array([0.5, 0.55, 0.58, 0.66])
@@ -100,3 +100,34 @@ def test_false_claims_stay_rare() -> None:
     bound = float(beta.ppf(0.95, false + 1, WORLDS - false))
     print(f"false claims in {false} of {WORLDS} worlds, upper 95 % bound {bound:.3f}")
     assert bound <= 0.07 if WORLDS == 2000 else false <= binom.ppf(0.999, WORLDS, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("images", "questions", "within"), [(400, 1, 1.0), (100, 10, 1.0), (100, 10, 0.5), (398, 31, 1.0)]
+)
+def test_questions_that_change_together_are_not_taken_for_many(images: int, questions: int, within: float) -> None:
+    """An image's questions flip together or half of them do; a loss of 1.5 points is never called less than one."""
+    hidden, missed, truth = 0, 0, 0.015
+    for world in range(WORLDS):
+        rng = np.random.default_rng([world, images, questions])
+        flips = (rng.random(images) < truth / within)[:, None] & (rng.random((images, questions)) < within)
+        rows = table(images * questions, per_image=questions).rows
+        resampler = Resampler("world", num_clusters=images, num_resamples=200, seed=world)
+        statistic = mean_statistic(flips.reshape(-1, 1).astype(float), rows)
+        low, high = resampler.draw([statistic], weights=weights_of("accuracy", rows)).interval(0) or (0.0, 0.0)
+        hidden, missed = hidden + (high <= 0.01), missed + (not low <= truth <= high)
+    print(f"{images} images of {questions}: within a point in {hidden}, missed in {missed} of {WORLDS} worlds")
+    assert hidden <= binom.ppf(0.999, WORLDS, 0.025) and missed <= binom.ppf(0.999, WORLDS, 0.05)
+
+
+def test_many_images_that_change_a_little_say_so() -> None:
+    """398 images of 31 questions, of which single ones flip here and there: the interval is the resamples' own."""
+    rng = np.random.default_rng(0)
+    rows = table(398 * 31, per_image=31).rows
+    values = rng.choice([-1.0, 0.0, 1.0], p=[0.01, 0.98, 0.01], size=(398 * 31, 1))
+    resampler = Resampler("world", num_clusters=398, num_resamples=1000, seed=0)
+    alone, widened = (
+        resampler.draw([mean_statistic(values, rows)], weights=weights).standard_error(0)
+        for weights in (None, weights_of("accuracy", rows))
+    )
+    assert alone < widened < 1.25 * alone and widened < 0.0015  # an image as a whole: 0.005

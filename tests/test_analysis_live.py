@@ -163,3 +163,17 @@ def test_gradients_of_a_linear_score_by_hand() -> None:
 
     found = integrated_gradients(score, features, baseline=zero, steps=5)
     assert found.values.tolist() == [[pytest.approx(30)]] and abs(found.delta.item()) < 1e-4
+
+
+@pytest.mark.parametrize("padding", [50.0, float("nan")])
+def test_gradients_do_not_read_padding(model: FusionModel, padding: float) -> None:
+    def score(features: FeatureMap, rows: Tensor) -> Tensor:
+        return model.match([TEXTS[row] for row in rows.tolist()], features, ALIASES)
+
+    features = batch()
+    keys = features["keys"]
+    assert not keys.valid.all()
+    padded = replace(keys, tokens=keys.tokens.masked_fill(~keys.valid[..., None], padding))
+    expected, found = (integrated_gradients(score, {**features, "keys": one}, steps=4) for one in (keys, padded))
+    torch.testing.assert_close(found.values, expected.values)
+    torch.testing.assert_close(found.delta, expected.delta)

@@ -415,3 +415,9 @@ def test_what_is_no_image_model_with_a_fixed_size_is_refused(tmp_path: Path) -> 
         with pytest.raises(EncoderError, match=words) as caught:
             load_encoder(text)
         assert "\n" not in str(caught.value)
+
+
+def test_object_queries_are_no_tokens() -> None:
+    config = SimpleNamespace(model_type="detr", num_queries=100)
+    with pytest.raises(ValueError, match="100 states of a detr are of object queries"):
+        _with_layout(torch.zeros(1, 100, 8), noise((64, 64)), config)

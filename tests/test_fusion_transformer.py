@@ -1,12 +1,16 @@
 """The blocks and their attention mass against an explicit softmax, and positions against their meaning."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from fusion_batch import TEXTS, WIDTHS, batch
 from torch import Tensor
 
 from fusion.attention import attention
+from fusion.config import FusionConfig
+from fusion.model import FusionModel
 from fusion.positions import NUM_FEATURES, BoxPositions, fourier_features
 from fusion.transformer import Block, Sight, Trunk, TrunkShape, cls_mass
 
@@ -132,3 +136,32 @@ def test_training_in_bfloat16_agrees_with_the_fused_kernel(hidden: int) -> None:
     for one, other in zip(rounded, exact, strict=True):
         assert one.grad is not None and other.grad is not None
         assert (one.grad.float() - other.grad).norm() < 0.02 * other.grad.norm()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_a_query_that_sees_nothing_has_finite_gradients(precision: torch.dtype) -> None:
+    """As of an image without regions; the other images' gradients are those that they have alone."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 2, 5, 8).to(precision).requires_grad_() for _ in range(3)]
+    mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
+    mask[1] = False
+    attention(*inputs, mask=mask)[:1].sum().backward()
+    alone = [item.detach()[:1].clone().requires_grad_() for item in inputs]
+    attention(*alone, mask=mask[:1]).sum().backward()
+    for together, one in zip(inputs, alone, strict=True):
+        assert together.grad is not None and one.grad is not None
+        torch.testing.assert_close(together.grad[:1], one.grad)
+        assert not together.grad[1].any()
+
+
+def test_an_image_without_regions_has_finite_gradients_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    config = FusionConfig(operator="coattention", text="scratch", width=32, heads=4, layers=2, max_text=16)
+    model = FusionModel(config, WIDTHS).train()
+    keys = batch()["keys"]
+    valid = keys.valid.clone()
+    valid[1] = False
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.match(TEXTS, {"keys": replace(keys, valid=valid)}, ("keys",)).float().sum()
+    loss.backward()
+    assert all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import official_files as official
 import pytest
+from PIL import Image
 
 from tasks import TASKS, load_task
 from tasks.check import check, main, read_exclusions
@@ -25,6 +26,21 @@ def _memes(folder: Path) -> Path:
     (folder / "img" / "00002.png").write_bytes(whole[: len(whole) // 2])
     official.write_text(folder / "img" / "00003.png", "no image")
     return folder
+
+
+def test_whatever_a_decoder_raises_an_image_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow's AVIF decoder raises RuntimeError for damaged files."""
+    folder = _memes(tmp_path)
+
+    def load(image: Image.Image) -> None:
+        raise RuntimeError("Failed to decode frame 0")
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert main(["hateful_memes", str(folder), "--json"]) == 1
+    assert "img/00001.png" in json.loads(capsys.readouterr().out)["splits"]["train"]["undecodable"]
 
 
 def test_images_at_fault_are_listed_and_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
