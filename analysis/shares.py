@@ -96,7 +96,7 @@ class Shares:
         present = self.weights.images > 0
         images, example = self.scale[column] * self.weights.images[present], self.scale[column] * self.weights.example
         whole = float(np.mean(images**2)) if len(images) else 0.0
-        if self.added is None or whole == 0:
+        if self.added is None or images.max(initial=0.0) <= example * (1 + 1e-9):  # no image has two examples
             return RARE * max(float(example) ** 2, whole)
         added = self.added[present, column]
         changes = added - images * np.median(added / images)  # from what most images show
