@@ -118,12 +118,15 @@ def _read(file: Path) -> dict[str, Any]:
         raise kind(f"cannot read {file}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise StoreError(f"{file} does not describe a feature store")
-    if str(values.get("format")) != FORMAT:
-        raise ForeignError(
-            f"{file} is of format {values.get('format')}, this version reads {FORMAT}: move the folder away and "
+    stated, given = values.pop("sha256", None), str(values.get("format"))
+    whole = stated == _checksum(values)
+    if given != FORMAT:
+        foreign = whole or (stated is None and given.isdigit())  # else it is a damaged byte that says so
+        raise (ForeignError if foreign else StoreError)(
+            f"{file} is of format {given}, this version reads {FORMAT}: move the folder away and "
             "extract again, or use the version that wrote it"
         )
-    if values.pop("sha256", None) != _checksum(values):
+    if not whole:
         raise StoreError(f"{file} is altered: its checksum does not fit; move the folder away and extract again")
     return values
 
