@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from analysis.draws import Draws
-from analysis.shares import Shares, Weights
+from analysis.shares import Influence, Shares
 
 CHUNK_ELEMENTS = 600_000
-"""Weights evaluated at once: bounds memory and stays in cache."""
+"""Influence evaluated at once: bounds memory and stays in cache."""
 
 
 @runtime_checkable
@@ -49,13 +49,13 @@ class Resampler:
             self._counts[rows] = np.minimum(flat.reshape(drawn.shape), 255)
 
     def draw(
-        self, statistics: Sequence[Statistic], *, images: int | None = None, weights: Weights | None = None
+        self, statistics: Sequence[Statistic], *, images: int | None = None, influence: Influence | None = None
     ) -> Draws:
         """Evaluates one statistic per seed; their mean is the point.
 
         Args:
             images: how many images the numbers rest on, where not on all.
-            weights: of examples and images, where the statistics are shares of examples.
+            influence: of examples and images, where the statistics are shares of examples.
         """
         images = self.num_clusters if images is None else images
         ones = np.ones((1, self.num_clusters))
@@ -65,7 +65,7 @@ class Resampler:
             counts = self._counts[rows].astype(np.float64)
             for index, statistic in enumerate(statistics):
                 samples[index, rows] = statistic.values(counts)
-        shares = None if weights is None else Shares(weights, np.ones(points.shape[1]), _added(statistics))
+        shares = None if influence is None else Shares(influence, np.ones(points.shape[1]), _added(statistics))
         if len(statistics) == 1:
             return Draws(points[0], samples[0], images=images, shares=shares)
         return Draws(points.mean(axis=0), samples.mean(axis=0), points, samples, images=images, shares=shares)

@@ -18,7 +18,7 @@ from analysis.coalition_values import EXACT_UP_TO, Coalition, CoalitionSpace, al
 from analysis.controls import CONTROLS, NOT_CONTROLS
 from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.metric_values import kind_of, logprob_statistic, metric_statistic, weights_of
+from analysis.metric_values import influence_of, kind_of, logprob_statistic, metric_statistic
 from analysis.run_files import TableMode
 
 
@@ -82,7 +82,7 @@ class Columns:
         per_seed = zip(*(self.cells(name) for name in names), strict=True)
         images = None if keep is None else len(np.unique(rows.clusters[keep]))
         statistics = [metric_statistic(self.metric, rows, list(cells), keep=keep) for cells in per_seed]
-        return resampler.draw(statistics, images=images, weights=weights_of(self.metric, rows, keep=keep))
+        return resampler.draw(statistics, images=images, influence=influence_of(self.metric, rows, keep=keep))
 
     def logprob_draws(self, resampler: Resampler) -> Draws | None:
         """Mean log-probability of the target in each coalition; None where some answer has none."""

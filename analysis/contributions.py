@@ -20,7 +20,7 @@ from analysis.bootstrap import Resampler
 from analysis.coalition_values import CoalitionSpace
 from analysis.draws import Draws
 from analysis.errors import AnswersError
-from analysis.leaves import SHARE, UNMOVED, Leaf, is_run, leaf, not_run
+from analysis.leaves import SHARE, Leaf, is_run, leaf, not_run
 from analysis.metric_values import MeanStatistic, kind_of
 from analysis.sampled import estimate
 
@@ -98,14 +98,14 @@ class Contributions:
         """CUR and information gap, which only a metric with a natural zero has."""
         gap = self.values.apply(self.space.information_gap)
         return {
-            "cur": self.per_encoder(self.values.apply(self.space.cur), still=UNMOVED),
-            "information_gap": leaf(gap, 0, n=self.n, undefined=self.undefined, still=UNMOVED),
+            "cur": self.per_encoder(self.values.apply(self.space.cur), needs_width=True),
+            "information_gap": leaf(gap, 0, n=self.n, undefined=self.undefined, needs_width=True),
         }
 
-    def per_encoder(self, draws: Draws, *, still: str | None = None) -> dict[str, Leaf]:
+    def per_encoder(self, draws: Draws, *, needs_width: bool = False) -> dict[str, Leaf]:
         """One leaf per encoder."""
         return {
-            alias: leaf(draws, column, n=self.n, undefined=self.undefined, still=still)
+            alias: leaf(draws, column, n=self.n, undefined=self.undefined, needs_width=needs_width)
             for column, alias in enumerate(self.space.aliases)
         }
 

@@ -21,7 +21,7 @@ from analysis.draws import Draws
 from analysis.fronts import COSTS, cost_of_coalition
 from analysis.image_use import MARGIN
 from analysis.leaves import Leaf, is_run, leaf, not_run
-from analysis.metric_values import metric_statistic, weights_of
+from analysis.metric_values import influence_of, metric_statistic
 from analysis.results import NUM_RESAMPLES
 from analysis.verdict import Finding, finding, holm
 
@@ -129,7 +129,8 @@ def _draws(
     whole = results["tasks"][answers.task]["coalitions"][-1]
     cells = answers.across_seeds(CellName(whole["mode"], whole["removal"], coalition_name(results["encoders"])))
     assert cells is not None, "results hold this coalition"
-    return resampler.draw([metric_statistic(metric, rows, [cell]) for cell in cells], weights=weights_of(metric, rows))
+    statistics = [metric_statistic(metric, rows, [cell]) for cell in cells]
+    return resampler.draw(statistics, influence=influence_of(metric, rows))
 
 
 def _against(mine: Draws | str, first: Draws | str, *, n: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def leaf(
     chance: float | None = None,
     undefined: str = "undefined",
     bounds: tuple[float, float] = (-math.inf, math.inf),
-    still: str | None = None,
+    needs_width: bool = False,
 ) -> Leaf:
     """One column of draws as a leaf.
 
@@ -43,14 +43,14 @@ def leaf(
         chance: what guessing would give, where that has a meaning.
         undefined: the reason to give where the number does not exist.
         bounds: what the number can be at all; the interval ends there.
-        still: why a number that is the same under every resample has no interval; None where it may be without width.
+        needs_width: whether a number that is the same under every resample is told without an interval.
     """
     interval = draws.interval(column)
     if interval is None:
         why = draws.why_no_interval(column)
         return not_run(undefined if why == "undefined" else str(why))
-    if still is not None and interval[1] - interval[0] < STILL:
-        return without_interval(float(draws.point[column]), n=n, why=still)
+    if needs_width and interval[1] - interval[0] < STILL:
+        return without_interval(float(draws.point[column]), n=n, why=UNMOVED)
     ends = [rounded(min(max(end, bounds[0]), bounds[1])) for end in interval]
     result: Leaf = {"value": rounded(float(draws.point[column])), "ci95": ends, "n": n}
     if chance is not None:

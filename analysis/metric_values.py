@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from analysis.answers import Cell, Rows
 from analysis.bootstrap import Statistic
 from analysis.errors import AnswersError
-from analysis.shares import Weights
+from analysis.shares import Influence
 
 Kind = Literal["mean", "directions", "auroc"]
 
@@ -158,7 +158,7 @@ def metric_statistic(
     return _over_directions(scores, rows, kept)
 
 
-def weights_of(metric: str, rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> Weights:
+def influence_of(metric: str, rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> Influence:
     """What examples and images weigh in the metric over the kept rows.
 
     A meme moves its pairs with all memes of the other class, so as an upper bound it weighs what one of the smaller
@@ -166,22 +166,22 @@ def weights_of(metric: str, rows: Rows, *, keep: Bool[np.ndarray, " n"] | None =
     """
     kept = np.ones(len(rows.ids), dtype=bool) if keep is None else keep
     if kind_of(metric) == "directions":
-        of_one, directions = recall_weights(rows, keep=kept), len(set(rows.directions[kept]))
+        of_one, directions = recall_influence(rows, keep=kept), len(set(rows.directions[kept]))
         return replace(of_one, example=of_one.example / max(directions, 1))
     counts = np.unique(rows.targets[kept], return_counts=True)[1]
     least = int(counts.min(initial=len(kept))) if kind_of(metric) == "auroc" else int(kept.sum())
-    return Weights.of(rows.clusters[kept], num_clusters=rows.num_clusters, count=least)
+    return Influence.of(rows.clusters[kept], num_clusters=rows.num_clusters, count=least)
 
 
-def recall_weights(rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> Weights:
+def recall_influence(rows: Rows, *, keep: Bool[np.ndarray, " n"] | None = None) -> Influence:
     """What queries and images weigh in the recalls of single directions."""
     kept = np.ones(len(rows.ids), dtype=bool) if keep is None else keep
     parts = [
-        Weights.of(rows.clusters[kept & (rows.directions == name)], num_clusters=rows.num_clusters)
+        Influence.of(rows.clusters[kept & (rows.directions == name)], num_clusters=rows.num_clusters)
         for name in set(rows.directions[kept])
     ]
     images = [part.images for part in parts] or [np.zeros(rows.num_clusters)]
-    return Weights(max((part.example for part in parts), default=0.0), np.mean(images, axis=0))
+    return Influence(max((part.example for part in parts), default=0.0), np.mean(images, axis=0))
 
 
 def _over_directions(

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float
 from analysis.answers import Cell, TaskAnswers
 from analysis.bootstrap import Resampler
 from analysis.draws import Draws
-from analysis.leaves import CORRELATION, SHARE, UNMOVED, UP_TO_ONE, Leaf, leaf, not_run
-from analysis.metric_values import correctness, kind_of, mean_statistic, weights_of
+from analysis.leaves import CORRELATION, SHARE, UP_TO_ONE, Leaf, leaf, not_run
+from analysis.metric_values import correctness, influence_of, kind_of, mean_statistic
 
 QUANTITIES = ("union", "disagreement", "double_fault", "q", "error_consistency", "union_independent")
 ENSEMBLE = ("union", "union_independent", "best_single", "headroom_captured")
@@ -86,7 +86,7 @@ def pair_overlap(answers: TaskAnswers, metric: str, resampler: Resampler, solo: 
                 n=n,
                 undefined=UNDEFINED.get(name, "undefined"),
                 bounds=CORRELATION if name in UNDEFINED else SHARE,
-                still=UNMOVED,
+                needs_width=True,
             )
             for column, name in enumerate(QUANTITIES)
         }
@@ -115,7 +115,7 @@ def _capa(answers: TaskAnswers, metric: str, resampler: Resampler, cells: Sequen
     draws = resampler.draw([mean_statistic(one, answers.rows) for one in columns])
     found = draws.each(lambda table: capa(table, num_options=options))
     n = len(answers.rows.ids)
-    result = leaf(found, 0, n=n, undefined="undefined: both are always right", bounds=UP_TO_ONE, still=UNMOVED)
+    result = leaf(found, 0, n=n, undefined="undefined: both are always right", bounds=UP_TO_ONE, needs_width=True)
     return {**result, "options": options}
 
 
@@ -131,7 +131,7 @@ def _against_seeds(
     better, other = sorted(right, key=lambda one: -float(one.mean()))
     columns = np.stack([_unions(better, better), _unions(better, other) / 2 + _unions(other, better) / 2], axis=-1)
     statistics = [mean_statistic(one, answers.rows) for one in pseudo_values(columns)]
-    draws = resampler.draw(statistics, weights=weights_of("accuracy", answers.rows))
+    draws = resampler.draw(statistics, influence=influence_of("accuracy", answers.rows))
     n = len(answers.rows.ids)
     gain = draws.linear(np.array([[-1.0, 1.0]]))
     return {"union_seeds": leaf(draws, 0, n=n, bounds=SHARE), "union_gain_over_seeds": leaf(gain, 0, n=n)}
@@ -168,7 +168,7 @@ def exclusive_sets(
     columns = [np.eye(count)[np.asarray(code)] for code in codes]
     n = len(answers.rows.ids)
     statistics = [mean_statistic(one, answers.rows) for one in columns]
-    draws = resampler.draw(statistics, weights=weights_of("accuracy", answers.rows))
+    draws = resampler.draw(statistics, influence=influence_of("accuracy", answers.rows))
     return [
         {
             "encoders": [alias for place, alias in enumerate(aliases) if code >> place & 1],
@@ -190,13 +190,13 @@ def ensemble_overlap(
         return np.column_stack([singles.any(axis=1), correctness(metric, whole[seed]), singles]).astype(np.float64)
 
     statistics = [mean_statistic(columns(seed), answers.rows) for seed in range(len(whole))]
-    draws = resampler.draw(statistics, weights=weights_of("accuracy", answers.rows))
+    draws = resampler.draw(statistics, influence=influence_of("accuracy", answers.rows))
     found = draws.each(_ensemble)
     undefined = "undefined: the union is no better than the best single encoder"
     n = len(answers.rows.ids)
     bounds = {"headroom_captured": UP_TO_ONE}
     leaves = {
-        name: leaf(found, column, n=n, undefined=undefined, bounds=bounds.get(name, SHARE), still=UNMOVED)
+        name: leaf(found, column, n=n, undefined=undefined, bounds=bounds.get(name, SHARE), needs_width=True)
         for column, name in enumerate(ENSEMBLE)
     }
     return {**leaves, "union": leaf(draws, 0, n=n, bounds=SHARE)}
@@ -217,4 +217,4 @@ def drawn_shares(
     pairs = zip(first, second, strict=True)
     cases = [right_and_wrong(correctness(metric, a), correctness(metric, b)) for a, b in pairs]
     statistics = [mean_statistic(columns, answers.rows) for columns in cases]
-    return resampler.draw(statistics, weights=weights_of("accuracy", answers.rows))
+    return resampler.draw(statistics, influence=influence_of("accuracy", answers.rows))

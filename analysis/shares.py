@@ -22,7 +22,7 @@ RARE = 4
 
 
 @dataclass(frozen=True)
-class Weights:
+class Influence:
     """By how much examples and images can change a share.
 
     Attributes:
@@ -34,7 +34,7 @@ class Weights:
     images: Float[np.ndarray, " c"]
 
     @classmethod
-    def of(cls, clusters: Int[np.ndarray, " n"], *, num_clusters: int, count: int | None = None) -> Weights:
+    def of(cls, clusters: Int[np.ndarray, " n"], *, num_clusters: int, count: int | None = None) -> Influence:
         """In a mean over examples, each of an image.
 
         Args:
@@ -49,30 +49,30 @@ class Shares:
     """Of `k` numbers that are shares of examples, or linear maps of such.
 
     Attributes:
-        weights: of examples and images.
+        influence: of examples and images.
         scale: how many times those a number has: 1 where it is a share or a difference of shares, 0 of a constant.
         added: what each image adds to each number, which is their sum; None where numbers are no sums over images.
     """
 
-    weights: Weights
+    influence: Influence
     scale: Float[np.ndarray, " k"]
     added: Float[np.ndarray, "c k"] | None
 
     def linear(self, matrix: Float[np.ndarray, "m k"]) -> Shares:
         """Of a linear map of the numbers."""
         added = None if self.added is None else self.added @ matrix.T
-        return Shares(self.weights, ((matrix != 0) * self.scale).max(axis=1), added)
+        return Shares(self.influence, ((matrix != 0) * self.scale).max(axis=1), added)
 
     def columns(self, columns: Sequence[int]) -> Shares:
         """Of a selection of them."""
         chosen = list(columns)
-        return Shares(self.weights, self.scale[chosen], None if self.added is None else self.added[:, chosen])
+        return Shares(self.influence, self.scale[chosen], None if self.added is None else self.added[:, chosen])
 
     def with_constant(self, value: float, *, column: int) -> Shares:
         """With a number that no image changes."""
-        constant = value * self.weights.images / max(float(self.weights.images.sum()), 1e-300)
+        constant = value * self.influence.images / max(float(self.influence.images.sum()), 1e-300)
         added = None if self.added is None else np.insert(self.added, column, constant, axis=1)
-        return Shares(self.weights, np.insert(self.scale, column, 0.0), added)
+        return Shares(self.influence, np.insert(self.scale, column, 0.0), added)
 
     def scaled(self, column: int, scale: float) -> Shares:
         """With one number on a scale of its own, such as recalls that are summed in points."""
@@ -85,16 +85,16 @@ class Shares:
         added = None
         if self.added is not None and other.added is not None:
             added = np.concatenate([self.added, other.added], axis=1)
-        weights = Weights(
-            max(self.weights.example, other.weights.example),
-            np.maximum(self.weights.images, other.weights.images),
+        influence = Influence(
+            max(self.influence.example, other.influence.example),
+            np.maximum(self.influence.images, other.influence.images),
         )
-        return Shares(weights, np.concatenate([self.scale, other.scale]), added)
+        return Shares(influence, np.concatenate([self.scale, other.scale]), added)
 
     def rare(self, column: int) -> float:
         """The variance of `RARE` images that could have gone the other way and did not."""
-        present = self.weights.images > 0
-        images, example = self.scale[column] * self.weights.images[present], self.scale[column] * self.weights.example
+        present, scale = self.influence.images > 0, self.scale[column]
+        images, example = scale * self.influence.images[present], scale * self.influence.example
         whole = float(np.mean(images**2)) if len(images) else 0.0
         if self.added is None or images.max(initial=0.0) <= example * (1 + 1e-9):  # no image has two examples
             return RARE * max(float(example) ** 2, whole)

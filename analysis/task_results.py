@@ -21,7 +21,7 @@ from analysis.contributions import Contributions, contribution_share, in_log_pro
 from analysis.draws import Draws
 from analysis.information import shared_information
 from analysis.leaves import SHARE, Leaf, leaf, not_run
-from analysis.metric_values import kind_of, metric_of, recall_weights, secondary_statistic, weights_of
+from analysis.metric_values import influence_of, kind_of, metric_of, recall_influence, secondary_statistic
 from analysis.overlap import CONVENTION, ensemble_overlap, exclusive_sets, pair_overlap
 from analysis.removals import REMOVALS, RETRAINED, OtherValues, removal_cells
 from analysis.rescues import flips
@@ -199,7 +199,7 @@ def _secondary(context: TaskContext) -> dict[str, Leaf]:
     """Secondary metrics of all encoders together, and of other ways of using them (such as re-ranking)."""
     columns, result = context.columns, {}
     rows = context.answers.rows
-    weights = recall_weights(rows) if kind_of(columns.metric) == "directions" else weights_of("accuracy", rows)
+    influence = recall_influence(rows) if kind_of(columns.metric) == "directions" else influence_of("accuracy", rows)
     sources = {"": columns.coalition_cells(context.space.aliases)}
     sources.update({f"{mode}_": columns.cells(name) for mode, name in columns.other_modes().items()})
     for prefix, cells in sources.items():
@@ -207,7 +207,7 @@ def _secondary(context: TaskContext) -> dict[str, Leaf]:
         statistics = [statistic for _, statistic in found if statistic is not None]
         if len(statistics) != len(cells):
             continue
-        draws = context.resampler.draw(statistics, weights=weights)
+        draws = context.resampler.draw(statistics, influence=influence)
         for column, name in enumerate(found[0][0]):
             if name == "rsum":
                 points = replace(draws, shares=draws.shares and draws.shares.scaled(column, 600.0))

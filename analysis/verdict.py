@@ -125,19 +125,23 @@ def finish_verdicts(tasks: dict[str, dict[str, Any]], *, num_resamples: int) -> 
             missed = is_missed(task["sensitivity"], entry["encoder"], margin=MARGIN)
             entry["lacking"] += [MISSED] if missed else []
         entry["grade"] = grade(entry["gain"], entry["p_holm"], entry["lacking"])
-        entry["action"] = _action(entry, num_seeds=len(task["seeds"]))
         entry["comparisons"] = compared
         entry["replaceable_by"] = _partners(entry, task)
     for task in tasks.values():
         _not_all(task)
+    for task, entry in entries:
+        entry["action"] = _action(entry, num_seeds=len(task["seeds"]))
 
 
 def _action(entry: dict[str, Any], *, num_seeds: int) -> str:
     reason = undecidable(entry["lacking"])
     if reason is not None:
         return UNDECIDABLE[reason]
-    if entry["grade"] == "redundant" and num_seeds < SEEDS_TO_ESTABLISH:
-        return f"{ACTIONS['redundant']}; confirm with more seeds"
+    if entry["grade"] == "redundant":
+        others = [name for name in entry.get("together", {}).get("encoders", []) if name != entry["encoder"]]
+        alone = f", but not together with {' or '.join(others)}" if others else ""
+        confirm = "; confirm with more seeds" if num_seeds < SEEDS_TO_ESTABLISH else ""
+        return ACTIONS["redundant"] + alone + confirm
     if entry["grade"] == "undetermined" and MISSED in entry["lacking"]:
         return f"undecided: {MISSED}"
     few_seeds = entry["grade"] == "undetermined" and is_run(entry["gain"]) and "not_run" in entry["needed"]
@@ -164,9 +168,6 @@ def _not_all(task: dict[str, Any]) -> None:
     if len(names) < 2 or (is_run(found) and found["ci95"][1] <= MARGIN):
         return
     for entry in redundant:
-        others = " or ".join(name for name in names if name != entry["encoder"])
-        alone = ACTIONS["redundant"]
-        entry["action"] = entry["action"].replace(alone, f"{alone}, but not together with {others}")
         entry["together"] = {**found, "encoders": names}
 
 

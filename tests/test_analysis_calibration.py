@@ -15,7 +15,7 @@ from scipy.stats import beta, binom
 from analysis.bootstrap import Resampler
 from analysis.coalition_values import CoalitionSpace, all_coalitions, coalition_name
 from analysis.draws import Draws
-from analysis.metric_values import mean_statistic, metric_statistic, weights_of
+from analysis.metric_values import influence_of, mean_statistic, metric_statistic
 
 SPACE = CoalitionSpace(("a", "b"))
 VALUES = np.array([0.5, 0.55, 0.58, 0.66])
@@ -114,7 +114,7 @@ def test_questions_that_change_together_are_not_taken_for_many(images: int, ques
         rows = table(images * questions, per_image=questions).rows
         resampler = Resampler("world", num_clusters=images, num_resamples=200, seed=world)
         statistic = mean_statistic(flips.reshape(-1, 1).astype(float), rows)
-        low, high = resampler.draw([statistic], weights=weights_of("accuracy", rows)).interval(0) or (0.0, 0.0)
+        low, high = resampler.draw([statistic], influence=influence_of("accuracy", rows)).interval(0) or (0.0, 0.0)
         hidden, missed = hidden + (high <= 0.01), missed + (not low <= truth <= high)
     print(f"{images} images of {questions}: within a point in {hidden}, missed in {missed} of {WORLDS} worlds")
     assert hidden <= binom.ppf(0.999, WORLDS, 0.025) and missed <= binom.ppf(0.999, WORLDS, 0.05)
@@ -127,7 +127,7 @@ def test_many_images_that_change_a_little_say_so() -> None:
     values = rng.choice([-1.0, 0.0, 1.0], p=[0.01, 0.98, 0.01], size=(398 * 31, 1))
     resampler = Resampler("world", num_clusters=398, num_resamples=1000, seed=0)
     alone, widened = (
-        resampler.draw([mean_statistic(values, rows)], weights=weights).standard_error(0)
-        for weights in (None, weights_of("accuracy", rows))
+        resampler.draw([mean_statistic(values, rows)], influence=influence).standard_error(0)
+        for influence in (None, influence_of("accuracy", rows))
     )
     assert alone < widened < 1.25 * alone and widened < 0.0015  # an image as a whole: 0.005

@@ -26,9 +26,9 @@ from analysis.overlap import drawn_shares, overlap_quantities
 from analysis.removals import disagreements
 from analysis.report import write_report
 from analysis.results import assemble
-from analysis.shares import Weights
+from analysis.shares import Influence
 from analysis.similarity import cka_leaf
-from analysis.verdict import ACTIONS, MISSED, UNCOMPARED, UNLEARNED, UNSHOWN, _not_all
+from analysis.verdict import ACTIONS, MISSED, UNCOMPARED, UNLEARNED, UNSHOWN, _action, _not_all
 from analysis.words import verdict_sentence
 
 
@@ -41,7 +41,7 @@ def shares(wrong: list[int], *, n: int, resamples: int = 400) -> Draws:
     """How often models with so many wrong answers to n examples, one an image, are wrong; a model a seed."""
     resampler = Resampler("edges", num_clusters=n, num_resamples=resamples, seed=0)
     statistics = [MeanStatistic((np.arange(n) < count)[:, None].astype(float), np.ones(n)) for count in wrong]
-    return resampler.draw(statistics, weights=Weights.of(np.arange(n), num_clusters=n))
+    return resampler.draw(statistics, influence=Influence.of(np.arange(n), num_clusters=n))
 
 
 @pytest.mark.parametrize(("n", "truth"), [(50, 0.03), (100, 0.02), (300, 0.011), (1000, 0.011), (1000, 0.03)])
@@ -206,10 +206,10 @@ def test_few_seeds_and_coalitions_that_are_not_there_hedge_what_may_be_dropped()
     assert finished(answers, ("a", "b"))["verdict"][1]["action"] == ACTIONS["redundant"]
     task = finished(answers, ("a", "b"))
     for entry in task["verdict"]:
-        entry |= {"grade": "redundant", "action": ACTIONS["redundant"]}
+        entry["grade"] = "redundant"
     task["shortfall"] = [one for one in task["shortfall"] if one["encoders"]]
     _not_all(task)
-    assert task["verdict"][1]["action"] == f"{ACTIONS['redundant']}, but not together with a"
+    assert _action(task["verdict"][1], num_seeds=3) == f"{ACTIONS['redundant']}, but not together with a"
     assert task["verdict"][1]["together"] == {"not_run": "that coalition was not evaluated", "encoders": ["a", "b"]}
 
 
